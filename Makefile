@@ -1,0 +1,53 @@
+# Two commands for a newcomer: make quickstart, make test. Each one first builds .venv, once.
+
+PYTHON ?= python3
+WORKERS ?= 2
+BIN := .venv/bin
+READY := .venv/.ready
+
+# A fresh directory each time, because a run is never written over another. OUT=DIR names your own.
+ifndef OUT
+OUT := runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
+endif
+
+.PHONY: help venv quickstart test lint format check clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "Settings: PYTHON=$(PYTHON)  WORKERS=$(WORKERS) (test processes)  OUT=DIR (where quickstart writes)"
+
+venv: $(READY) ## build the virtual environment .venv
+
+# Written last, so an installation that broke off is started again.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is missing or older than 3.11; name another one: make PYTHON=python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "$(PYTHON) cannot build virtual environments; on Debian: apt install python3-venv" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+quickstart: $(READY) ## train and attack three small networks on real digits, in minutes
+	$(BIN)/anchor quickstart --out '$(OUT)'
+
+# Each test process keeps torch to one thread (tests/conftest.py), so two of them fill two cores.
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+lint: $(READY) ## check style, types and the import contract
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## put the code into the project's style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+check: lint test ## everything that must pass before a commit
+
+clean: ## remove .venv and the caches; runs stay
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache build dist
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

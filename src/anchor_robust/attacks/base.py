@@ -1,0 +1,136 @@
+"""What every attack promises: the model comes back as it was, and the result lies in the ball."""
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import Refusal
+from ..threat import Ball
+
+Model = Callable[[Tensor], Tensor]
+
+
+class Attack(ABC):
+    """A search for adversarial images inside `ball`. A new attack is a file here with a `search` of its own.
+
+    The call around the search is sealed, so that no attack can forget it:
+
+    * While the search runs, every submodule is in evaluation mode and every parameter frozen; afterwards, even
+      after an exception, each has its own mode and `requires_grad` again. `model` has to be an nn.Module, a
+      bound method of one, or a functools.partial of either for this: inside a lambda nothing can be seen.
+    * Gradients flow whatever the surrounding no_grad or inference_mode; the global generator stays as it is.
+    * The result is projected into the ball and [0, 1], detached, of x's dtype and device.
+    """
+
+    ball: Ball
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__call__" in cls.__dict__:
+            raise TypeError(
+                f"{cls.__name__} overrides the sealed Attack.__call__; put the attack into search"
+            )
+
+    @final
+    def __call__(
+        self, model: Model, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Adversarial images [n ...] for images x [n ...] in [0, 1], float32 or float64, with labels y [n].
+
+        `model` maps images to logits [n k]. Without a generator a fresh one, seeded with 0, is used. Raises
+        Refusal where x or y is not as above, and where a label has no logit.
+        """
+        _check_images(x)
+        classes_needed = _check_labels(y, len(x))
+        generator = generator or torch.Generator(x.device).manual_seed(0)
+        with torch.inference_mode(False), torch.enable_grad(), _frozen(model):
+            # Copies, because tensors made under inference_mode cannot take part in a gradient.
+            x, y = x.detach().clone(), y.to(x.device, torch.long, copy=True)
+            x_adv = self.search(_checked(model, len(x), classes_needed), x, y, generator)
+            return self.ball.project(x_adv.detach().to(x), x)
+
+    @abstractmethod
+    def search(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Candidates [n ...] for x [n ...], y [n] (int64); the call has checked both and frozen the model."""
+
+    def describe(self) -> dict[str, Any]:
+        """The settings that `evaluation.json` states beside every number; None where one has no meaning."""
+        settings = dict.fromkeys(("steps", "step_size", "restarts", "start", "loss"))
+        return {"norm": self.ball.norm, "eps": self.ball.eps, **settings}
+
+
+@contextmanager
+def _frozen(model: Model) -> Iterator[None]:
+    module = _module_behind(model)
+    # Flags are set one by one: train() on the parent would wake children kept in evaluation mode.
+    modes = [(child, child.training) for child in module.modules()] if module else []
+    trainable = [(parameter, parameter.requires_grad) for parameter in module.parameters()] if module else []
+    try:
+        for child, _ in modes:
+            child.training = False
+        for parameter, _ in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for child, training in modes:
+            child.training = training
+        for parameter, requires_grad in trainable:
+            parameter.requires_grad_(requires_grad)
+
+
+def _module_behind(model: Any) -> nn.Module | None:
+    while isinstance(model, functools.partial):
+        model = model.func
+    owner = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else None
+
+
+def _checked(model: Model, images: int, classes_needed: int) -> Model:
+    """The model, its output checked on every call: shapes only, so it costs no wait for the device."""
+
+    def forward(x: Tensor) -> Tensor:
+        logits = model(x)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise Refusal(
+                f"the model returned {given} for {images} images; allowed: logits [n k]; wrap it so"
+            )
+        if logits.shape[1] < classes_needed:
+            raise Refusal(
+                f"label {classes_needed - 1} given; allowed: 0 to {logits.shape[1] - 1}, the model's logits; "
+                "check that model and data have the same classes"
+            )
+        return logits
+
+    return forward
+
+
+def _check_images(x: Tensor) -> None:
+    if x.dtype not in (torch.float32, torch.float64) or x.ndim < 2 or not x.numel():
+        raise Refusal(
+            f"images {list(x.shape)} {x.dtype} given; allowed: float32 or float64 [n ...], n at least 1; "
+            "for a faster model use autocast, as half precision cannot resolve the ball"
+        )
+    low, high = torch.stack(torch.aminmax(x.detach())).tolist()
+    if not (low >= 0 and high <= 1):  # also refuses NaN
+        raise Refusal(
+            f"pixels from {low:.4g} to {high:.4g} given; allowed: 0 to 1; "
+            "divide by 255, and move any normalisation into the model"
+        )
+
+
+def _check_labels(y: Tensor, images: int) -> int:
+    """How many classes the labels need."""
+    if y.shape != (images,) or y.is_floating_point() or y.dtype == torch.bool:
+        raise Refusal(
+            f"labels {list(y.shape)} {y.dtype} given for {images} images; allowed: an integer for each"
+        )
+    low, high = torch.stack(torch.aminmax(y)).tolist()
+    if low < 0:
+        raise Refusal(f"label {low} given; allowed: 0 or more; leave out images without a label")
+    return high + 1

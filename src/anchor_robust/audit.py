@@ -1,0 +1,148 @@
+"""From a run or a weights file to its numbers on the test images: load, attack, write evaluation.json and outcomes.npz."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import nn
+
+from . import checkpoint, data, environment, runs
+from .data import ImageSet
+from .display import Display
+from .errors import Refusal
+from .evaluation import PAPER_EPS, known_attacks, measure
+from .threat import Ball
+
+# Deviations of all training pixels; (.2023, .1994, .2010), which many repositories copy, are those of image means.
+NORMALISATIONS = {"cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model under test, what is known of it, and the test images that belong to it."""
+
+    model: nn.Module
+    about: dict[str, Any]
+    images: ImageSet
+    ball: Ball
+
+
+def audit(
+    source: str,
+    attacks: Sequence[str] = ("clean", "pgd20"),
+    *,
+    norm: str | None = None,
+    eps: float | None = None,
+    limit: int | None = None,
+    batch_size: int = 500,
+    seed: int = 0,
+    out: Path | None = None,
+    model: str | None = None,
+    dataset: str | None = None,
+    normalize: str | None = None,
+    data_dir: str | None = None,
+    display: Display,
+) -> dict[str, Any]:
+    """Evaluate a run directory, a weights file or, with `model`, a plain state dict; returns the record written."""
+    known_attacks(attacks)
+    for option, value in (("--limit", limit), ("--batch-size", batch_size)):
+        if value is not None and value < 1:
+            raise Refusal(f"{option} {value} given; allowed: 1 or more")
+    if out is not None and out.suffix != ".json":
+        raise Refusal(f"--out {out} given; name a file that ends in .json")
+    subject = foreign(source, model, dataset, normalize, data_dir) if model else own(source, dataset, data_dir)
+    images = subject.images.first(min(limit or len(subject.images), len(subject.images)))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tested, on_device = subject.model.to(device), images.to(device)
+    measurement = measure(
+        tested,
+        on_device.pixels(slice(None)),
+        on_device.labels,
+        attacks,
+        ball=Ball(norm or subject.ball.norm, subject.ball.eps if eps is None else eps),
+        batch_size=batch_size,
+        seed=seed,
+        classes=images.classes,
+        bar=display.bar,
+    )
+    record = {
+        "schema": measurement.record["schema"],
+        "model": subject.about,
+        "data": {"name": images.name, "split": images.split, "images": len(images), "sha256": images.sha256},
+        "seed": seed,
+        "environment": environment.describe(device),
+        "results": measurement.record["results"],
+        "checks": measurement.record["checks"],
+    }
+    target = destination(source, out, len(images), display)
+    if target:
+        runs.write_json(target, record)
+        arrays = runs.OUTCOMES if target.name == runs.EVALUATION else f"{target.stem}.npz"
+        runs.write(target.with_name(arrays), lambda partial: save_arrays(partial, measurement.outcomes))
+        display.line(f"written: {target}")
+    return record
+
+
+def own(source: str, dataset: str | None, data_dir: str | None) -> Subject:
+    """A model that carries its architecture, its data set and its threat model with it."""
+    model, header = checkpoint.load_with_header(source)
+    images = data.load(dataset or header["data"], "test", data_dir)
+    if list(images.classes) != header["classes"]:
+        raise Refusal(f"{source} was trained on the classes of {header['data']}, not on those of {images.name}")
+    threat = yaml.safe_load(header["recipe"])["threat"]
+    recipe_name = yaml.safe_load(header["recipe"])["name"]
+    about = {"source": str(source), "recipe": recipe_name, **header["model"], **digest(source)}
+    return Subject(model, about, images, Ball(threat["norm"], threat["eps"]))
+
+
+def foreign(source: str, model: str, dataset: str | None, normalize: str | None, data_dir: str | None) -> Subject:
+    """A plain state dict, about which the user has to say what the file does not."""
+    if dataset is None or normalize is None:
+        raise Refusal("--model needs --data and --normalize as well: a state dict says neither; nothing is guessed")
+    images = data.load(dataset, "test", data_dir)
+    shape = (images.images.shape[1], images.images.shape[2], images.images.shape[3])
+    mean, std = normalisation(normalize, shape[0])
+    loaded = checkpoint.load_foreign(source, model, len(images.classes), shape, (mean, std))
+    about = {"source": str(source), "name": model, "mean": list(mean), "std": list(std), **digest(source)}
+    return Subject(loaded, about, images, Ball("linf", PAPER_EPS))
+
+
+def normalisation(text: str, channels: int) -> tuple[Sequence[float], Sequence[float]]:
+    """'none', a data set's name, or 'mean,mean,mean:std,std,std' with pixels in [0, 1]."""
+    if text == "none":
+        return [0.0] * channels, [1.0] * channels
+    try:
+        given = NORMALISATIONS.get(text) or [[float(v) for v in part.split(",")] for part in text.split(":")]
+        mean, std = given
+    except ValueError:
+        mean, std = [], []
+    if len(mean) != channels or len(std) != channels or not all(value > 0 for value in std):
+        allowed = f"none, cifar10, or {channels} means:{channels} deviations such as 0.5,0.5,0.5:0.25,0.25,0.25"
+        raise Refusal(f"--normalize {text} given; allowed: {allowed}, in units of [0, 1] pixels")
+    return mean, std
+
+
+def digest(source: str) -> dict[str, str]:
+    return {"sha256": hashlib.sha256(checkpoint.weights_file(source).read_bytes()).hexdigest()}
+
+
+def destination(source: str, out: Path | None, images: int, display: Display) -> Path | None:
+    """Where the record goes: --out, else into the run, unless that holds a record of more images."""
+    if out is not None or not Path(source).is_dir():
+        return out
+    target = Path(source) / runs.EVALUATION
+    before = runs.read_json(target)["data"]["images"] if target.exists() else 0
+    if before > images:
+        display.line(f"kept: {target} with its {before} images; --out FILE.json saves this evaluation of {images}")
+        return None
+    return target
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with path.open("wb") as handle:
+        np.savez_compressed(handle, **arrays)

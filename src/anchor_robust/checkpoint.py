@@ -1,0 +1,147 @@
+"""Weights that load anywhere, and the state from which training resumes."""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from . import runs
+from .errors import Refusal, one_line
+from .models import Classifier, LogitsOnly, backbone
+
+HEADER = "anchor"
+NESTED = ("state_dict", "model_state_dict", "model", "net")
+
+
+def build(header: Mapping[str, Any]) -> Classifier:
+    """An untrained classifier of the architecture that a header states (mean and std are in the weights)."""
+    model = dict(header["model"])
+    shape = tuple(header["shape"])
+    network = backbone(model.pop("name"), len(header["classes"]), shape, model)
+    return Classifier(network, [0.0] * shape[0], [1.0] * shape[0], header["projection_width"])
+
+
+def save_weights(path: Path, network: nn.Module, header: Mapping[str, Any]) -> None:
+    """Write a classifier as safetensors with its architecture and recipe in the header."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    runs.write(path, lambda partial: save_file(tensors, partial, {HEADER: json.dumps(header)}))
+
+
+def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a file that `save_weights` wrote."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(HEADER, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise Refusal(f"weights {path} cannot be read ({error}); is the file complete?") from error
+    return header or {}, tensors
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a PyTorch checkpoint, unwrapped from the usual nestings; code in the file is never run."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise Refusal(
+            f"{path} holds more than tensors and could run code when loaded; save its state_dict() alone and give that"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise Refusal(f"checkpoint {path} cannot be read ({one_line(error)}); is the file complete?") from error
+    while isinstance(content, Mapping):
+        nested = next((content[key] for key in NESTED if isinstance(content.get(key), Mapping)), None)
+        if nested is None:
+            break
+        content = nested
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise Refusal(f"{path} is no state dict; it must hold tensors by parameter name")
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Load tensors into a network, or name what differs."""
+    expected = network.state_dict()
+    missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in tensors if name not in expected]
+    shapes = [
+        f"{name} is {list(tensors[name].shape)}, not {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if missing or unexpected or shapes:
+        differences = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+        told = "; ".join(f"{len(names)} {what}: {some(names)}" for what, names in differences.items() if names)
+        raise Refusal(f"{source} is of another architecture than {type(network).__name__} ({told})")
+    network.load_state_dict(tensors, strict=False)
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def weights_file(source: str | Path) -> Path:
+    """The weights of a run directory, or the file itself."""
+    path = Path(source)
+    if path.is_dir():
+        path = path / runs.WEIGHTS
+        if not path.is_file():
+            raise Refusal(f"{source} holds no {runs.WEIGHTS}; give a run that anchor train has written")
+    if not path.is_file():
+        raise Refusal(f"{source} does not exist; give a run directory, a .safetensors file or a state dict")
+    return path
+
+
+def load(source: str | Path) -> LogitsOnly:
+    """The trained classifier of a run directory or a weights file: [0, 1] pixels [n c h w] in, logits [n k] out.
+
+    It is in evaluation mode and on the CPU. Raises Refusal when the file is missing, broken or has no ANCHOR header.
+    """
+    return load_with_header(source)[0]
+
+
+def load_with_header(source: str | Path) -> tuple[LogitsOnly, dict[str, Any]]:
+    path = weights_file(source)
+    if path.suffix != ".safetensors":
+        raise Refusal(f"{path} does not say its architecture; add --model (and --data, --normalize)")
+    header, tensors = read_weights(path)
+    if not {"model", "classes", "shape", "projection_width"} <= header.keys():
+        raise Refusal(f"{path} has no ANCHOR header; give its architecture with --model, --data and --normalize")
+    network = build(header)
+    fill(network, tensors, path)
+    return LogitsOnly(network).eval(), header
+
+
+def load_foreign(
+    source: str | Path,
+    model: str,
+    classes: int,
+    shape: tuple[int, int, int],
+    normalisation: tuple[Sequence[float], Sequence[float]],
+) -> LogitsOnly:
+    """A plain state dict of the architecture `model`, whose training normalised pixels with (mean, std)."""
+    path = weights_file(source)
+    tensors = read_weights(path)[1] if path.suffix == ".safetensors" else read_state_dict(path)
+    network = backbone(model, classes, shape)
+    fill(network, tensors, path)
+    return LogitsOnly(Classifier(network, *normalisation)).eval()
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    runs.write(path, lambda partial: torch.save(dict(state), partial))
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `save_state` wrote; loaded without running code."""
+    if not path.is_file():
+        raise Refusal(f"{path} does not exist; give the directory of a run that was started with anchor train")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise Refusal(f"{path} cannot be read ({one_line(error)}); start the run anew") from error

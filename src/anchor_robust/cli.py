@@ -1,0 +1,180 @@
+"""The command `anchor`: what each subcommand takes, and how every error becomes one line and an exit status."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .errors import Refusal, one_line
+
+DONE, FAULT, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise Refusal(f"{message}; {self.prog} --help shows what is allowed")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `anchor`; returns the exit status: 0 done, 1 our fault, 2 cannot be done as asked, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        asked, rest = parser().parse_known_args([word for word in words if word != "--debug"])
+        if rest and asked.command is not train:
+            raise Refusal(f"{' '.join(rest)!r} is not understood; anchor {asked.name} --help shows what is allowed")
+        asked.settings = rest
+        asked.command(asked)
+        return DONE
+    except Refusal as refusal:
+        return failed(REFUSED, one_line(refusal), debug)
+    except KeyboardInterrupt as interruption:
+        return failed(INTERRUPTED, str(interruption) or "interrupted", debug)
+    except BrokenPipeError:
+        # The reader of our output has gone; nothing more can or need be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception as error:
+        told = f"this is a fault of anchor: {type(error).__name__}: {one_line(error)}; --debug shows where"
+        return failed(FAULT, told, debug)
+
+
+def failed(status: int, message: str, debug: bool) -> int:
+    if debug:
+        raise
+    print(f"anchor: {message}", file=sys.stderr)
+    return status
+
+
+def parser() -> Parser:
+    top = Parser(prog="anchor", description="Train image classifiers that hold under attack, and measure how well.")
+    top.add_argument("--version", action="store_true", help="print the version")
+    top.set_defaults(command=version_or_help, name="", parser=top)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(name: str, command: Callable[..., None], summary: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(command=command, name=name)
+        return sub
+
+    sub = add("quickstart", quickstart, "train and attack three small networks on real digits, in minutes")
+    sub.add_argument("--out", type=Path, default=Path("anchor-quickstart"), help="new directory for the runs")
+
+    sub = add("train", train, "train a recipe; any setting of it can follow as --section.key value")
+    sub.add_argument("recipe", nargs="?", help="built-in name (anchor recipes lists them) or a YAML file")
+    sub.add_argument("--out", type=Path, help="new directory for the run; runs/NAME if not given")
+    sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped")
+    add_data_dir(sub)
+    sub.epilog = "anchor recipes NAME prints the settings of a recipe and what each one means."
+
+    sub = add("evaluate", evaluate, "measure clean and robust accuracy on the test images")
+    sub.add_argument("source", metavar="RUN|WEIGHTS", help="run directory, .safetensors file or PyTorch state dict")
+    sub.add_argument("--attacks", default="clean,pgd20", help="comma-separated, of clean, pgd20, pgd20-2-255")
+    sub.add_argument("--norm", choices=("linf", "l2"), help="norm of the ball; the run's own, or linf")
+    sub.add_argument("--eps", help="radius of the ball, such as 8/255; the run's own, or 0.031")
+    sub.add_argument("--limit", type=int, metavar="N", help="only the first N test images")
+    sub.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the attacks' random starts (default: 0)")
+    sub.add_argument("--out", type=Path, metavar="FILE.json", help="where the record goes; a run keeps its own")
+    sub.add_argument(
+        "--model", help="architecture of a plain state dict: resnet8, resnet18, preact-resnet18, a.b.Class"
+    )
+    sub.add_argument("--data", help="data set: cifar10, digits; the run's own if not given")
+    sub.add_argument(
+        "--normalize", help="of a plain state dict's training: none, cifar10, or MEAN,..:STD,.. per channel"
+    )
+    add_data_dir(sub)
+
+    sub = add("recipes", recipes, "list the built-in recipes and what they promise")
+    sub.add_argument("recipe", nargs="?", help="print this one whole, with what each setting means")
+
+    sub = add("data", data, "fetch a data set once, verify it and say where it is")
+    sub.add_argument("dataset", choices=("cifar10",))
+    add_data_dir(sub)
+    return top
+
+
+def add_data_dir(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--data-dir", help="folder that holds cifar-10-batches-py; ANCHOR_DATA, or fetched, if not given")
+
+
+def version_or_help(asked: argparse.Namespace) -> None:
+    from importlib.metadata import version
+
+    print(f"anchor {version('anchor-robust')}") if asked.version else asked.parser.print_help()
+
+
+def quickstart(asked: argparse.Namespace) -> None:
+    from .display import Display
+    from .quickstart import run
+
+    run(asked.out, Display())
+
+
+def train(asked: argparse.Namespace) -> None:
+    if (asked.recipe is None) == (asked.resume is None):
+        raise Refusal("give either a recipe or --resume RUN; anchor recipes lists the recipes")
+    if asked.resume and (asked.settings or asked.out):
+        raise Refusal("--resume takes no other settings: a resumed run keeps its own; start a new run to change them")
+    from . import train as training
+    from .display import Display
+    from .recipe import settle
+
+    if asked.resume:
+        run = training.resume(asked.resume, asked.data_dir, Display())
+    else:
+        recipe = settle(asked.recipe, asked.settings)
+        run = training.start(recipe, asked.out or Path("runs") / recipe.name, asked.data_dir, Display())
+    print(run)
+
+
+def evaluate(asked: argparse.Namespace) -> None:
+    from .audit import audit
+    from .display import Display
+    from .recipe import fraction
+    from .report.table import show
+
+    record = audit(
+        asked.source,
+        [name.strip() for name in asked.attacks.split(",") if name.strip()],
+        norm=asked.norm,
+        eps=None if asked.eps is None else number("--eps", fraction(asked.eps)),
+        limit=asked.limit,
+        batch_size=asked.batch_size,
+        seed=asked.seed,
+        out=asked.out,
+        model=asked.model,
+        dataset=asked.data,
+        normalize=asked.normalize,
+        data_dir=asked.data_dir,
+        display=Display(),
+    )
+    show(record)
+
+
+def number(option: str, given: object) -> float:
+    try:
+        return float(str(given))
+    except ValueError:
+        raise Refusal(f"{option} {given} given; allowed: a number such as 0.031 or 8/255") from None
+
+
+def recipes(asked: argparse.Namespace) -> None:
+    from .recipe import built_in, explained, promise
+
+    if asked.recipe:
+        print(explained(asked.recipe), end="")
+        return
+    for name, text in built_in().items():
+        print(name, *(f"    {line}" for line in promise(text)), "", sep="\n")
+
+
+def data(asked: argparse.Namespace) -> None:
+    from .data import cifar
+
+    print(cifar.locate(asked.data_dir))

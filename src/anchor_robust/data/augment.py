@@ -1,0 +1,136 @@
+"""Random augmentation of whole batches, with an explicit generator and no loop over images.
+
+Every function takes float images [n c h w] in [0, 1] and gives as many of the same shape, again in [0, 1]. A
+generator on the CPU serves images on any device; the same generator state gives the same augmentation.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601 red, green, blue, rounded as torchvision rounds them
+
+
+def light(x: Tensor, padding: int, flip: bool, generator: Generator) -> Tensor:
+    """The usual augmentation of small images: a random shift of at most `padding` pixels, then perhaps a mirror."""
+    x = crop(x, padding, generator)
+    return mirror(x, generator) if flip else x
+
+
+def strong(x: Tensor, flip: bool, generator: Generator) -> Tensor:
+    """SupCon's augmentation (Khosla et al., arXiv 2004.11362), in its order; grey images have no colour to lose."""
+    x = random_resized_crop(x, (0.2, 1.0), (3 / 4, 4 / 3), generator)
+    if flip:
+        x = mirror(x, generator)
+    x = color_jitter(x, 0.4, 0.4, 0.4, 0.1, 0.8, generator)
+    return grayscale(x, 0.2, generator)
+
+
+def crop(x: Tensor, padding: int, generator: Generator) -> Tensor:
+    """Cut h x w windows at random from images with `padding` black pixels around them."""
+    n, _, h, w = x.shape
+    shifts = torch.randint(2 * padding + 1, (2, n), generator=generator, device=generator.device).to(x.device)
+    windows = F.pad(x, (padding,) * 4).unfold(2, h, 1).unfold(3, w, 1)  # a view [n c 2p+1 2p+1 h w]
+    return windows[torch.arange(n, device=x.device), :, shifts[0], shifts[1]]
+
+
+def flip(x: Tensor, generator: Generator) -> Tensor:
+    """Mirror each image left to right with probability one half."""
+    return torch.where(uniform(x, generator) < 0.5, x.flip(3), x)
+
+
+mirror = flip  # `light` and `strong` have a setting called flip
+
+
+def random_resized_crop(
+    x: Tensor, scale: tuple[float, float], ratio: tuple[float, float], generator: Generator
+) -> Tensor:
+    """Cut a random box from each image and stretch it, bilinearly, to the image's size.
+
+    A box covers a fraction uniform in `scale` of the image's area; its width / height is log-uniform in `ratio`
+    (torchvision's distribution). A side longer than the image is cut to it; boxes need not start at whole pixels.
+    """
+    h, w = x.shape[2:]
+    area = uniform(x, generator, *scale) * h * w
+    aspect = uniform(x, generator, *map(math.log, ratio)).exp()
+    # Sides as fractions of the image's, and the box's centre in the coordinates of affine_grid, -1..1.
+    width, height = ((area * aspect).sqrt() / w).clamp(max=1), ((area / aspect).sqrt() / h).clamp(max=1)
+    right, down = uniform(x, generator, -1, 1) * (1 - width), uniform(x, generator, -1, 1) * (1 - height)
+    none = torch.zeros_like(width)
+    theta = torch.cat([width, none, right, none, height, down], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False).clamp_(0, 1)
+
+
+def color_jitter(
+    x: Tensor,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+    probability: float,
+    generator: Generator,
+) -> Tensor:
+    """Jitter the colours of each image with `probability`, by torchvision's formulas.
+
+    Brightness, contrast and saturation take a factor uniform in [max(0, 1 - s), 1 + s] of their strength s; hue turns
+    the HSV hue by a fraction of the circle uniform in [-s, s]. The order of the four is drawn once for the batch, the
+    amounts for each image. Saturation and hue leave images alone that do not have three channels.
+    """
+
+    def factor(strength: float) -> Tensor:
+        return uniform(x, generator, max(0.0, 1 - strength), 1 + strength)
+
+    jittered = x
+    for step in torch.randperm(4, generator=generator, device=generator.device).tolist():
+        if step == 0 and brightness:
+            jittered = (jittered * factor(brightness)).clamp_(max=1)
+        elif step == 1 and contrast:
+            jittered = blend(luminance(jittered).mean((2, 3), keepdim=True), jittered, factor(contrast))
+        elif step == 2 and saturation and x.shape[1] == 3:
+            jittered = blend(luminance(jittered), jittered, factor(saturation))
+        elif step == 3 and hue and x.shape[1] == 3:
+            jittered = turn_hue(jittered, uniform(x, generator, -hue, hue))
+    return torch.where(uniform(x, generator) < probability, jittered, x)
+
+
+def grayscale(x: Tensor, probability: float, generator: Generator) -> Tensor:
+    """Replace each image by its luminance, in every channel, with `probability`."""
+    return torch.where(uniform(x, generator) < probability, luminance(x), x)
+
+
+def uniform(x: Tensor, generator: Generator, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """A number in [low, high) for each image, [n 1 1 1]."""
+    drawn = torch.empty(len(x), 1, 1, 1, device=generator.device).uniform_(low, high, generator=generator)
+    return drawn.to(x)
+
+
+def luminance(x: Tensor) -> Tensor:
+    """How bright each pixel looks, [n 1 h w]: the weighted sum of red, green, blue; of other channels the mean."""
+    if x.shape[1] != 3:
+        return x.mean(1, keepdim=True)
+    red, green, blue = x.split(1, dim=1)
+    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+
+
+def blend(start: Tensor, x: Tensor, factor: Tensor) -> Tensor:
+    """From `start` (factor 0) through `x` (1) and beyond, kept in [0, 1]."""
+    return torch.lerp(start, x, factor).clamp_(0, 1)
+
+
+def turn_hue(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn the hue of [n 3 h w] by `turn` circles [n 1 1 1]; value and saturation stay."""
+    high, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
+    chroma = high - low
+    red, green, blue = x.split(1, dim=1)
+    reach = chroma.clamp(min=torch.finfo(x.dtype).tiny)  # a grey pixel has no hue; any will do
+    hue = torch.where(
+        red == high,
+        (green - blue) / reach,
+        torch.where(green == high, 2 + (blue - red) / reach, 4 + (red - green) / reach),
+    )
+    # A channel is at `high` within one sixth of its own hue, at `low` beyond two sixths, and linear between.
+    away = (hue + 6 * turn - x.new_tensor([0, 2, 4]).view(3, 1, 1) + 3).remainder(6).sub_(3).abs_()
+    return high - chroma * away.sub_(1).clamp_(0, 1)

@@ -1,0 +1,132 @@
+"""A data set as one tensor: what it holds, how it is split, and what pixels must look like outside a model."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..errors import Refusal
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no single truth value: two sets are compared by their sha256
+class ImageSet:
+    """Labelled images of one split.
+
+    Args:
+        images: uint8 [n c h w], 0..255.
+        labels: int64 [n], positions in `classes`.
+        classes: Names of the classes.
+        name: Data set, for example "cifar10".
+        split: "train", "validation" or "test".
+
+    Raises:
+        Refusal: a wrong type or shape, no images, or a label that names no class.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    name: str
+    split: str
+
+    def __post_init__(self) -> None:
+        images, labels, what = self.images, self.labels, f"{self.name} ({self.split})"
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise Refusal(f"{what}: images are {describe(images)}; allowed: torch.uint8 [n c h w], values 0..255")
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise Refusal(f"{what}: labels are {describe(labels)}; allowed: torch.int64 [{len(images)}], one per image")
+        if not len(images):
+            raise Refusal(f"{what}: no images given; allowed: at least one")
+        wrong = ((labels < 0) | (labels >= len(self.classes))).nonzero()
+        if len(wrong):
+            first = int(wrong[0])
+            raise Refusal(
+                f"{what}: label {int(labels[first])} at index {first}; allowed: 0 to {len(self.classes) - 1}, "
+                f"one per class; correct it or add its class ({len(wrong)} such labels)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, indices: Tensor, split: str | None = None) -> "ImageSet":
+        """The images at `indices` (int64 [k]), in that order, as a split of its own if `split` is given."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices], split=split or self.split)
+
+    def first(self, count: int) -> "ImageSet":
+        """The first `count` images, or all if there are fewer."""
+        if count < 1:
+            raise Refusal(f"first {count} images of {self.name} asked for; allowed: 1 or more")
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        """The same set on `device`."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def pixels(self, indices: Tensor | slice) -> Tensor:
+        """The images at `indices` as float32 [b c h w] in [0, 1]."""
+        return self.images[indices].float().div_(255)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex digest of shape, pixels and labels: the same data gives the same digest on every machine."""
+        digest = hashlib.sha256(f"{list(self.images.shape)}\n".encode())
+        digest.update(self.images.cpu().contiguous().numpy())
+        digest.update(self.labels.cpu().numpy().astype("<i8"))
+        return digest.hexdigest()
+
+    def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation (of the population) of each channel, for pixels in [0, 1]."""
+        # 256 counts say everything about a channel: exact, and no float copy of the images is made.
+        counts = torch.stack([plane.flatten().bincount(minlength=256) for plane in self.images.unbind(1)]).double()
+        values = torch.arange(256, device=counts.device) / counts.new_tensor(255)
+        shares = counts / counts.sum(1, keepdim=True)
+        mean = (shares * values).sum(1, keepdim=True)
+        deviation = (shares * (values - mean).square()).sum(1).sqrt()
+        return tuple(mean.flatten().tolist()), tuple(deviation.tolist())
+
+
+def hold_out(train: ImageSet, images: int, seed: int = 0) -> tuple[ImageSet, ImageSet]:
+    """Cut a fixed validation split of `images` images from `train`: (rest, validation).
+
+    Every class keeps its share of the whole, to within one image. The same set, count and seed give the same cut.
+    """
+    if not 1 <= images < len(train):
+        raise Refusal(
+            f"{images} validation images asked for; allowed: 1 to {len(train) - 1}, "
+            f"as {train.name} has {len(train)} to train on"
+        )
+    held = stratified(train.labels, images, seed)
+    rest = torch.ones(len(train), dtype=torch.bool)
+    rest[held] = False
+    return train.subset(rest.nonzero().flatten().to(train.images.device)), train.subset(held, "validation")
+
+
+def stratified(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Ascending indices (int64 [count], on the labels' device) of a random choice in which classes keep their shares."""
+    of = labels.cpu()
+    shuffled = torch.randperm(len(of), generator=torch.Generator().manual_seed(seed))
+    by_class = shuffled[of[shuffled].argsort(stable=True)]
+    size = of.bincount()
+    place = torch.arange(len(of)) - (size.cumsum(0) - size)[of[by_class]]
+    # Taking every class up to the same fraction of its images keeps the shares, also where classes differ in size.
+    fraction = (place + 0.5).double() / size[of[by_class]]
+    return by_class[fraction.argsort(stable=True)[:count]].sort().values.to(labels.device)
+
+
+def check_pixels(x: Tensor) -> None:
+    """Refuse anything but finite floats [n c h w] inside [0, 1]."""
+    if not x.is_floating_point() or x.ndim != 4 or not x.numel():
+        raise Refusal(f"images are {describe(x)}; allowed: floats [n c h w] in [0, 1]; divide bytes by 255")
+    low, high = (bound.item() for bound in x.detach().aminmax())
+    if not (low >= 0 and high <= 1):  # also catches NaN, which compares false
+        raise Refusal(
+            f"pixels run from {low:.4g} to {high:.4g}; allowed: finite, inside [0, 1]; "
+            "normalisation belongs in the model, not in the images"
+        )
+
+
+def describe(x: Tensor) -> str:
+    """Type and shape of `x` as an error shows them."""
+    return f"{x.dtype} {list(x.shape)}"

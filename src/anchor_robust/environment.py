@@ -1,0 +1,58 @@
+"""Versions and hardware: what a number depends on, beside the recipe and the data."""
+
+import platform
+import shlex
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("anchor-robust", "torch", "lightning-fabric", "numpy")
+
+
+def describe(device: torch.device) -> dict[str, object]:
+    """JSON-ready: the command, versions, processor or accelerator, threads."""
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "threads": torch.get_num_threads(),
+        "bf16": has_bf16(device),
+    }
+
+
+def version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def processor() -> str:
+    """The processor's name and its bf16 units, which decide the speed more than the name does."""
+    name = cpuinfo().get("model name") or platform.processor() or platform.machine()
+    return f"{name} ({', '.join(bf16_units())})" if bf16_units() else name
+
+
+def bf16_units() -> list[str]:
+    flags = cpuinfo().get("flags", "").split()
+    return [unit for unit in ("amx_bf16", "avx512_bf16") if unit in flags]
+
+
+def cpuinfo() -> dict[str, str]:
+    """What Linux says of the first processor; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bf16 arithmetic runs on the device's own units rather than being emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(bf16_units())

@@ -1,0 +1,13 @@
+"""The one exception that a user sees as a line of text instead of a traceback."""
+
+
+class Refusal(ValueError):
+    """What was asked cannot be done, through no fault of ours (exit status 2).
+
+    The message is one line: what was given, what is allowed, what to do.
+    """
+
+
+def one_line(error: Exception) -> str:
+    """Another library's message, fit for the one line of a Refusal."""
+    return " ".join(str(error).split())

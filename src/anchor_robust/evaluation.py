@@ -1,0 +1,246 @@
+"""Clean and robust accuracy: per image, per class, with intervals, every convention stated beside its number."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .attacks import PGD, Attack
+from .data import check_pixels
+from .errors import Refusal
+from .threat import Ball
+
+SCHEMA = 1
+PAPER_EPS = 0.031
+Model = Callable[[Tensor], Tensor]
+Advance = Callable[[int], None]
+Bar = Callable[[str, int], AbstractContextManager[Advance]]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A named attack: its label in tables, and how it is built for a ball."""
+
+    label: str
+    build: Callable[[Ball], Attack]
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    # TRADES: 20 steps of 0.003 at eps 0.031 from a uniform start; at another eps the step keeps its share of eps.
+    "pgd20": Protocol("PGD-20", lambda ball: PGD(ball, steps=20, step_size=0.003 * ball.eps / PAPER_EPS)),
+    # AWP, AdvCL: 20 steps of 2/255 at 8/255, a quarter of eps.
+    "pgd20-2-255": Protocol("PGD-20 (2/255)", lambda ball: PGD(ball, steps=20, step_size=ball.eps / 4)),
+}
+
+
+@contextmanager
+def silent_bar(label: str, images: int) -> Iterator[Advance]:
+    yield lambda done: None
+
+
+@dataclass
+class Measurement:
+    """`record` as in evaluation.json, `outcomes` as in outcomes.npz: arrays [n] by name."""
+
+    record: dict[str, Any]
+    outcomes: dict[str, np.ndarray]
+
+
+def evaluate(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    attacks: Sequence[str] = ("clean", "pgd20"),
+    *,
+    ball: Ball | None = None,
+    batch_size: int = 500,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Accuracy of `model` on images x [n c h w] in [0, 1] with labels y [n], clean and under attacks.
+
+    `model` maps pixels to logits [n k]; a module is put into evaluation mode meanwhile. `ball` is the threat model,
+    L-inf 0.031 if not given. All is computed in float32; an image counts as held under an attack only if it is
+    classified rightly both clean and attacked, so images that are wrong already are not attacked. Returns a record
+    like evaluation.json. Raises Refusal for unknown attacks, pixels outside [0, 1], or labels without a logit.
+    """
+    return measure(model, x, y, attacks, ball=ball, batch_size=batch_size, seed=seed).record
+
+
+def measure(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    attacks: Sequence[str] = ("clean", "pgd20"),
+    *,
+    ball: Ball | None = None,
+    batch_size: int = 500,
+    seed: int = 0,
+    classes: Sequence[str] | None = None,
+    bar: Bar = silent_bar,
+) -> Measurement:
+    """`evaluate`, with the outcome of every image; `bar(label, images)` opens a progress bar."""
+    wanted = known_attacks(attacks)
+    check_pixels(x)
+    ball = ball or Ball("linf", PAPER_EPS)
+    with evaluating(model), bar("clean", len(x)) as advance:
+        started = time.perf_counter()
+        predictions = predict(model, x, y, batch_size, advance)
+        seconds = time.perf_counter() - started
+    correct = predictions == y.cpu()
+    results = [summary("clean", {}, correct, y, classes, seconds)] if "clean" in attacks else []
+    outcomes = {"label": y.cpu().numpy(), "clean_prediction": predictions.numpy()}
+    inside = True
+    for name in wanted:
+        attack, label = PROTOCOLS[name].build(ball), PROTOCOLS[name].label
+        generator = torch.Generator(x.device).manual_seed(seed)
+        with evaluating(model), bar(label, int(correct.sum())) as advance:
+            started = time.perf_counter()
+            held, contained = withstand(model, attack, x, y, correct, generator, batch_size, advance)
+            seconds = time.perf_counter() - started
+        inside &= contained
+        results.append(summary(name, {"label": label, **attack.describe()}, held, y, classes, seconds))
+        outcomes[f"held_{name}"] = held.numpy()
+    record = {"schema": SCHEMA, "results": results, "checks": [recheck(inside)] if wanted else []}
+    return Measurement(record, outcomes)
+
+
+@torch.no_grad()
+def predict(model: Model, x: Tensor, y: Tensor, batch_size: int, advance: Advance) -> Tensor:
+    """Predicted classes [n], on the CPU; labels y are only checked against the number of logits."""
+    predictions = []
+    for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        logits = model(images)
+        check_labels(labels, logits)
+        predictions.append(logits.argmax(1).cpu())
+        advance(len(images))
+    return torch.cat(predictions)
+
+
+def withstand(
+    model: Model,
+    attack: Attack,
+    x: Tensor,
+    y: Tensor,
+    standing: Tensor,
+    generator: torch.Generator,
+    batch_size: int,
+    advance: Advance,
+    search: Model | None = None,
+) -> tuple[Tensor, bool]:
+    """Which of the images that are `standing` [n] `model` still classifies rightly under `attack`.
+
+    The attack may look for its adversarials on `search`, a faster form of the same model; the verdict is `model`'s.
+    Returns held [n], on the CPU, and whether every adversarial lies in the ball and in [0, 1].
+    """
+    held, contained = torch.zeros_like(standing), True
+    for indices in standing.nonzero().flatten().split(batch_size):
+        images, labels = x[indices.to(x.device)], y[indices.to(y.device)]
+        adversarial = attack(search or model, images, labels, generator=generator)
+        contained &= bool(attack.ball.contains(adversarial, images).all())
+        with torch.no_grad():
+            held[indices] = (model(adversarial).argmax(1) == labels).cpu()
+        advance(len(indices))
+    return held, contained
+
+
+def summary(
+    attack: str,
+    conventions: Mapping[str, Any],
+    held: Tensor,
+    y: Tensor,
+    classes: Sequence[str] | None,
+    seconds: float,
+) -> dict[str, Any]:
+    """One entry of `results`: the accuracy with every convention that it depends on."""
+    stated = dict.fromkeys(("norm", "eps", "steps", "step_size", "restarts", "start", "loss"))
+    count, successes = len(held), int(held.sum())
+    return {
+        "attack": attack,
+        "label": attack,
+        **stated,
+        **conventions,
+        "dtype": "float32",
+        "images": count,
+        "accuracy": successes / count,
+        "interval": list(wilson(successes, count)),
+        "seconds": round(seconds, 3),
+        "per_class": per_class(held, y.cpu(), classes),
+    }
+
+
+def per_class(held: Tensor, y: Tensor, classes: Sequence[str] | None) -> list[dict[str, Any]]:
+    names = classes or [str(label) for label in range(int(y.max()) + 1)]
+    rows = []
+    for label, name in enumerate(names):
+        of_class = held[y == label]
+        if len(of_class):
+            low_high = list(wilson(int(of_class.sum()), len(of_class)))
+            rows.append(
+                {
+                    "class": name,
+                    "images": len(of_class),
+                    "accuracy": of_class.double().mean().item(),
+                    "interval": low_high,
+                }
+            )
+    return rows
+
+
+def wilson(successes: int, count: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson's score interval of a proportion, 95 % by default (Wilson 1927, JASA 22).
+
+    (p + z^2/2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2/n), p = successes / count, n = count.
+    """
+    p, scale = successes / count, 1 + z * z / count
+    centre = (p + z * z / (2 * count)) / scale
+    half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count)) / scale
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def recheck(inside: bool) -> dict[str, str]:
+    passed = "every adversarial image lies in the ball and in [0, 1]; its prediction was taken again in float32"
+    warned = "some adversarial images left the ball or [0, 1]; the robust accuracies do not count"
+    return {
+        "name": "adversarials re-checked",
+        "verdict": "pass" if inside else "warn",
+        "detail": passed if inside else warned,
+    }
+
+
+def known_attacks(names: Sequence[str]) -> list[str]:
+    """The attacks of a list of names, clean left out, each once."""
+    for name in names:
+        if name != "clean" and name not in PROTOCOLS:
+            raise Refusal(f"attack {name!r} is unknown; allowed: clean, {', '.join(PROTOCOLS)}")
+    return [name for name in dict.fromkeys(names) if name != "clean"]
+
+
+def check_labels(labels: Tensor, logits: Tensor) -> None:
+    if logits.ndim != 2 or len(logits) != len(labels):
+        raise Refusal(
+            f"the model gave logits of shape {list(logits.shape)} for {len(labels)} images; allowed: [n, classes]"
+        )
+    wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
+    if len(wrong):
+        raise Refusal(
+            f"label {int(wrong[0])} given, but the model has {logits.shape[1]} classes; allowed: 0 to {logits.shape[1] - 1}"
+        )
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Evaluation mode for a module and all inside it; every module's own mode is put back."""
+    modes = {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
+    for module in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

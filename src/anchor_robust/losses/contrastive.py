@@ -1,0 +1,94 @@
+"""Supervised contrastive learning with positives weighted, and chosen, by hardness.
+
+ANCHOR, arXiv 2510.27599, on top of SupCon's L_out, Khosla et al., arXiv 2004.11362.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import Refusal
+
+
+def hard_supcon(
+    embeddings: Tensor,
+    labels: Tensor,
+    temperature: float = 0.1,
+    hardness: float = 1.0,
+    hard_fraction: float = 1.0,
+) -> Tensor:
+    """Pull each embedding to those of its label, hardest first, and away from all others; a scalar.
+
+    With s_ia = z_i . z_a, A(i) all others, P(i) those of A(i) with i's label, temperature t and hardness h:
+
+        l_ip = -log( exp(s_ip / t) / sum_{a in A(i)} exp(s_ia / t) )
+        w_ip = |P(i)| * exp(h * (1 - s_ip)) / sum_{q in P(i)} exp(h * (1 - s_iq))      no gradient through w
+        L_i  = (1 / |P(i)|) * sum_{p in P(i)} w_ip * l_ip
+        L    = mean of L_i over the anchors that have a positive; 0 (with gradient) if none has
+
+    hardness 0 is SupCon. `hard_fraction` r keeps the ceil(r |P(i)|) positives of lowest similarity, the first
+    of equals, as P(i) in w and L_i; those left out stay in the denominator. No base-temperature factor.
+
+    Args:
+        embeddings: [m d], of unit length: they are NOT normalised here. All views, in any order.
+        labels: [m], integer.
+        temperature: t, above 0.
+        hardness: h, 0 or more.
+        hard_fraction: r, above 0 and at most 1.
+
+    Returns a scalar in nats, computed and returned in float32 whatever the surrounding autocast or the
+    embeddings' half precision; float64 stays float64. Memory grows with m^2. Raises Refusal for arguments
+    other than the above.
+    """
+    _check(embeddings, labels, temperature, hardness, hard_fraction)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+        itself = torch.eye(len(labels), dtype=torch.bool, device=embeddings.device)
+        positive = (labels[:, None] == labels) & ~itself
+
+        similarity = embeddings @ embeddings.T
+        log_probability = F.log_softmax(_without(similarity / temperature, itself), dim=1)
+        share = _shares(similarity.detach(), positive, hardness, hard_fraction)
+        return -(share * log_probability).sum() / positive.any(1).sum().clamp(min=1)
+
+
+def _shares(similarity: Tensor, positive: Tensor, hardness: float, hard_fraction: float) -> Tensor:
+    """w_ip / |P(i)|, [m m]: softmax of -h s_ip over the positives kept (exp(h) cancels), 0 without any."""
+    kept = positive if hard_fraction == 1 else _hardest(similarity, positive, hard_fraction)
+    return F.softmax(_without(-hardness * similarity, ~kept), dim=1) * kept
+
+
+def _hardest(similarity: Tensor, positive: Tensor, fraction: float) -> Tensor:
+    """The ceil(fraction |P(i)|) positives of lowest similarity in each row, bool [m m]."""
+    order = similarity.masked_fill(~positive, math.inf).argsort(dim=1, stable=True)
+    # In float64 and less a hair, as 0.1 * 30 is 3.0000000000000004 and would become 4. At least one stays.
+    quota = (fraction * positive.sum(1, keepdim=True).double() - 1e-9).ceil().clamp(min=1)
+    within_quota = torch.arange(len(positive), device=positive.device) < quota
+    return torch.zeros_like(positive).scatter(1, order, within_quota) & positive
+
+
+def _without(scores: Tensor, excluded: Tensor) -> Tensor:
+    # So low that a softmax gives exactly 0, yet finite: -inf makes NaN of 0 * log(0) and of excluded rows.
+    return scores.masked_fill(excluded, torch.finfo(scores.dtype).min / 2)
+
+
+def _check(
+    embeddings: Tensor, labels: Tensor, temperature: float, hardness: float, hard_fraction: float
+) -> None:
+    if embeddings.ndim != 2 or not embeddings.is_floating_point():
+        raise Refusal(
+            f"embeddings {list(embeddings.shape)} {embeddings.dtype} given; allowed: floating [m d]"
+        )
+    if labels.shape != embeddings.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise Refusal(
+            f"labels {list(labels.shape)} {labels.dtype} given for {len(embeddings)} embeddings; "
+            "allowed: one integer for each; repeat the labels once per view"
+        )
+    if not 0 < temperature < math.inf:
+        raise Refusal(f"temperature {temperature} given; allowed: above 0, usually 0.05 to 0.5")
+    if not 0 <= hardness < math.inf:
+        raise Refusal(f"hardness {hardness} given; allowed: 0 (plain SupCon) or more, usually up to 8")
+    if not 0 < hard_fraction <= 1:
+        raise Refusal(f"hard_fraction {hard_fraction} given; allowed: above 0 and at most 1")

@@ -1,0 +1,67 @@
+"""Networks: a backbone per file, and the `Classifier` that gives each one its normalisation and its embedding."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import Refusal
+from .classifier import Classifier, LogitsOnly, WithHead
+from .folded import Folded
+from .preact_resnet import preact_resnet18
+from .resnet import resnet8, resnet18
+
+BUILT_IN: dict[str, Callable[..., nn.Module]] = {
+    "resnet8": resnet8,
+    "resnet18": resnet18,
+    "preact-resnet18": preact_resnet18,
+}
+
+__all__ = ["BUILT_IN", "Classifier", "Folded", "LogitsOnly", "WithHead", "backbone", "factory"]
+
+
+def factory(name: str) -> Callable[..., nn.Module]:
+    """What builds the backbone `name`: a built-in, or the user's own as `package.module.Class`."""
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    module, dot, attribute = name.rpartition(".")
+    if not dot:
+        raise Refusal(f"model {name!r} is unknown; allowed: {', '.join(BUILT_IN)}, or your own as package.module.Class")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise Refusal(f"model class {name!r} cannot be imported ({error}); is its folder on PYTHONPATH?") from error
+
+
+def backbone(
+    name: str, classes: int, image_shape: tuple[int, int, int], settings: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """A fresh backbone with `.features(x) -> [n d]` and `.linear: d -> classes` for images [c h w].
+
+    A class of the user's gets `classes` and `channels` where its signature names them, and may simply map images to
+    features [n d]: the linear head is then added here.
+    """
+    make = factory(name)
+    parameters = inspect.signature(make).parameters
+    offered = {"classes": classes, "channels": image_shape[0]}
+    network = make(**{key: value for key, value in offered.items() if key in parameters}, **(settings or {}))
+    if not isinstance(network, nn.Module):
+        raise Refusal(f"model {name!r} built a {type(network).__name__}; it must build a torch.nn.Module")
+    if isinstance(getattr(network, "linear", None), nn.Linear) and hasattr(network, "features"):
+        return network
+    return WithHead(network, feature_width(network, name, image_shape), classes)
+
+
+def feature_width(network: nn.Module, name: str, image_shape: tuple[int, int, int]) -> int:
+    """d of a network that maps [n c h w] to [n d], found with one empty picture."""
+    training = network.training
+    with torch.no_grad():
+        output = network.eval()(torch.zeros(1, *image_shape))
+    network.train(training)
+    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+        given = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise Refusal(f"model {name!r} maps one image to {given}; a backbone must give features [n d]")
+    return output.shape[1]

@@ -1,0 +1,63 @@
+"""From pixels in [0, 1] to logits and a unit embedding, normalisation included."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Classifier(nn.Module):
+    """normalise -> backbone -> (logits, embedding).
+
+        features  = backbone.features((x - mean) / std)      [n d]
+        logits    = backbone.linear(features)                [n k]
+        embedding = g(features) / |g(features)|              [n p], g the projection head, or the identity without one
+
+    x is [n c h w] with pixels in [0, 1]; mean and std are per channel, in the same unit. The projection head is the
+    two-layer MLP of SupCon (arXiv 2004.11362, section 3); it serves the contrastive loss and never the logits.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, backbone: nn.Module, mean: Sequence[float], std: Sequence[float], projection_width: int = 0
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+        self.projection = projection_head(backbone.linear.in_features, projection_width) if projection_width else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.backbone.features((x - self.mean) / self.std)
+        projected = features if self.projection is None else self.projection(features)
+        return self.backbone.linear(features), F.normalize(projected.float(), dim=1)
+
+
+class LogitsOnly(nn.Module):
+    """A classifier as attacks, evaluations and users see it: pixels in [0, 1] in, logits [n k] out."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(x)[0]
+
+
+class WithHead(nn.Module):
+    """A linear head on a user's network `features` that maps images to features [n width]."""
+
+    def __init__(self, features: nn.Module, width: int, classes: int) -> None:
+        super().__init__()
+        self.features = features
+        self.linear = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.features(x))
+
+
+def projection_head(width_in: int, width_out: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(width_in, width_in), nn.ReLU(inplace=True), nn.Linear(width_in, width_out))

@@ -1,0 +1,104 @@
+"""A classifier's fast twin for attacks: evaluation mode, logits only, BatchNorm merged into the convolutions.
+
+    BN(W * x) = (s W) * x + (beta - s running_mean),   s = gamma / sqrt(running_var + eps) per output channel
+
+The twin computes the same function as the classifier in evaluation mode (to rounding) in about half the time. It has
+its own copy of the weights: call `refresh` after each change of the classifier's.
+"""
+
+import copy
+import logging
+
+import torch
+from torch import Tensor, fx, nn
+
+from .classifier import Classifier
+
+log = logging.getLogger(__name__)
+
+
+class LogitsPath(nn.Module):
+    """The part of a classifier that an attack on its logits runs through."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.backbone = classifier.backbone
+        self.register_buffer("mean", classifier.mean)
+        self.register_buffer("std", classifier.std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.backbone.linear(self.backbone.features((x - self.mean) / self.std))
+
+
+class Folded(nn.Module):
+    """The twin of `classifier`; convolution weights in `dtype`. Falls back to an unfolded copy if tracing fails."""
+
+    def __init__(self, classifier: Classifier, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        path = LogitsPath(classifier)
+        # Held outside the module tree: the twin must not own, train or save the classifier's parameters.
+        self.source = [path]
+        try:
+            traced = fx.symbolic_trace(path)
+        except Exception as error:  # what a user's forward does when traced is not ours to foresee
+            log.debug("not folded, the network cannot be traced: %s", error)
+            traced, self.pairs = copy.deepcopy(path), {}
+        else:
+            traced = copy.deepcopy(traced)
+            self.pairs = merge(traced)
+        self.twin = traced.eval().requires_grad_(False)
+        for convolution in self.pairs:
+            self.twin.get_submodule(convolution).to(dtype)
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over the classifier's present weights and running statistics."""
+        source = self.source[0]
+        present = source.state_dict()
+        for name, tensor in self.twin.state_dict().items():
+            if name.rpartition(".")[0] not in self.pairs:
+                tensor.copy_(present[name])
+        for convolution, norm in self.pairs.items():
+            weight, bias = merged(source.get_submodule(convolution), source.get_submodule(norm))
+            twin = self.twin.get_submodule(convolution)
+            twin.weight.copy_(weight)
+            twin.bias.copy_(bias)
+
+    def train(self, mode: bool = True) -> "Folded":
+        """The twin has no training mode."""
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.twin(x)
+
+
+def merge(traced: fx.GraphModule) -> dict[str, str]:
+    """Take out every BatchNorm that alone follows a convolution; returns convolution -> its BatchNorm."""
+    modules = dict(traced.named_modules())
+    calls = [node.target for node in traced.graph.nodes if node.op == "call_module"]
+    pairs: dict[str, str] = {}
+    for node in list(traced.graph.nodes):
+        if node.op != "call_module" or type(modules[node.target]) is not nn.BatchNorm2d:
+            continue
+        before = node.args[0]
+        # Weights that serve twice cannot carry one particular norm.
+        alone = before.op == "call_module" and len(before.users) == 1 and calls.count(before.target) == 1
+        if alone and type(modules[before.target]) is nn.Conv2d:
+            pairs[before.target] = node.target
+            convolution = modules[before.target]
+            convolution.bias = nn.Parameter(torch.zeros(convolution.out_channels))
+            node.replace_all_uses_with(before)
+            traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return pairs
+
+
+def merged(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that equals `convolution` followed by `norm` in evaluation mode."""
+    scale = (norm.running_var + norm.eps).rsqrt()
+    scale = scale * norm.weight if norm.affine else scale
+    shift = norm.bias if norm.affine else torch.zeros_like(scale)
+    bias = convolution.bias if convolution.bias is not None else torch.zeros_like(scale)
+    return convolution.weight * scale.view(-1, 1, 1, 1), shift + (bias - norm.running_mean) * scale

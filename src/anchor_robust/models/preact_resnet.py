@@ -1,0 +1,51 @@
+"""Pre-activation ResNet-18 with the CIFAR stem; He et al., arXiv 1603.05027."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .resnet import add_stages
+
+
+class PreActBlock(nn.Module):
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(width_in)
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.projects = stride != 1 or width_in != width
+        if self.projects:
+            self.shortcut = nn.Sequential(nn.Conv2d(width_in, width, 1, stride, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(x))
+        # A shortcut that changes the shape starts after the shared activation; an identity one starts before it.
+        shortcut = self.shortcut(out) if self.projects else x
+        return self.conv2(F.relu(self.bn2(self.conv1(out)))) + shortcut
+
+
+class PreActResNet(nn.Module):
+    def __init__(self, blocks: Sequence[int], width: int, classes: int, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.stages = [f"layer{stage + 1}" for stage in range(len(blocks))]
+        last = add_stages(self, PreActBlock, blocks, width)
+        self.bn = nn.BatchNorm2d(last)
+        self.linear = nn.Linear(last, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """[n c h w], normalised -> [n d]: the average over the last, activated feature map."""
+        x = self.conv1(x)
+        for stage in self.stages:
+            x = self.get_submodule(stage)(x)
+        return F.relu(self.bn(x)).mean(dim=(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.features(x))
+
+
+def preact_resnet18(classes: int = 10, channels: int = 3, width: int = 64) -> PreActResNet:
+    """PreAct-ResNet-18 for 32x32 images, 11.2 million parameters at width 64."""
+    return PreActResNet((2, 2, 2, 2), width, classes, channels)

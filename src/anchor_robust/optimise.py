@@ -1,0 +1,100 @@
+"""Optimizer, learning-rate schedule and averaged weights: pure functions of the settings and the step."""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from .errors import Refusal
+
+
+@dataclass(frozen=True)
+class Optimise:
+    """How the weights move.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images a step.
+        lr: Peak learning rate of SGD with Nesterov momentum.
+        momentum: Momentum.
+        weight_decay: L2 decay of the weights; never of biases and norms.
+        schedule: one-cycle (linear up, linear down to 0) or cosine (linear up, cosine down to 0).
+        warmup: Share of the steps in which the learning rate rises.
+        clip: Largest norm of the gradient; 0 does not clip.
+        ema: Decay of the averaged weights, which are the ones kept; 0 keeps the last ones. Averages over about
+            1 / (1 - ema) steps.
+        label_smoothing: Probability mass that the target gives to all classes evenly.
+        precision: bf16 mixed precision where the device has it (auto), always (bf16), or float32 (the whole step).
+    """
+
+    epochs: int = 10
+    batch_size: int = 256
+    lr: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    warmup: float = 0.25
+    clip: float = 0.0
+    ema: float = 0.0
+    label_smoothing: float = 0.0
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "epochs": (self.epochs >= 1, "1 or more"),
+            "batch_size": (self.batch_size >= 2, "2 or more"),
+            "lr": (0 < self.lr < math.inf, "above 0"),
+            "momentum": (0 <= self.momentum < 1, "0 or more and below 1"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more"),
+            "warmup": (0 <= self.warmup <= 1, "0 to 1"),
+            "clip": (0 <= self.clip < math.inf, "0 (off) or more"),
+            "ema": (0 <= self.ema < 1, "0 (off) or more and below 1"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "0 or more and below 1"),
+        }
+        for setting, (holds, range_) in allowed.items():
+            if not holds:
+                raise Refusal(f"optimise.{setting} {getattr(self, setting)} given; allowed: {range_}")
+
+
+def sgd(network: nn.Module, settings: Optimise) -> torch.optim.SGD:
+    """SGD; weight decay on tensors of more than one dimension only, which leaves out biases and norms."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    free = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
+
+
+def learning_rate(settings: Optimise, step: int, steps: int) -> float:
+    """The learning rate of step 0 .. steps - 1: it rises over the first `warmup` share and falls to 0 at the end."""
+    rise = settings.warmup * steps
+    if step < rise:
+        return settings.lr * (step + 1) / (rise + 1)
+    progress = (step - rise) / max(steps - rise, 1)
+    fall = 1 - progress if settings.schedule == "one-cycle" else (1 + math.cos(math.pi * progress)) / 2
+    return settings.lr * fall
+
+
+class Average:
+    """Exponential moving average of a network, BatchNorm statistics included: a <- a + (1 - decay) (w - a).
+
+    The decay of step s is min(decay, (1 + s) / (10 + s)), so that the random start is soon forgotten. With decay 0 it
+    is the network itself, at no cost.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.network = copy.deepcopy(network).requires_grad_(False) if decay else network
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        if not self.decay:
+            return
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for averaged, current in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
+            if averaged.is_floating_point():
+                averaged.lerp_(current, 1 - decay)
+            else:
+                averaged.copy_(current)

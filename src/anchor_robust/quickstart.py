@@ -1,0 +1,35 @@
+"""The first five minutes: three ways to train one small network on real digits, and what an attack does to each."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from . import runs
+from .audit import audit
+from .display import Display
+from .recipe import settle
+from .report.table import compare
+from .train import start
+
+METHODS = ("standard", "pgd-at", "anchor")
+
+
+def run(out: Path, display: Display) -> None:
+    """Train, attack and compare; every method leaves a run directory in `out`."""
+    runs.create(out)
+    records = {}
+    for method in METHODS:
+        directory = start(settle(f"digits-{method}"), out / method, None, display)
+        records[method] = audit(str(directory), ("clean", "pgd20"), display=display)
+    attack = records["anchor"]["results"][-1]
+    images = records["anchor"]["data"]["images"]
+    title = f"{images} held-out digits; PGD-20 moves each pixel by at most {attack['eps']:g} of its range"
+    console = Console()
+    console.print(compare(records, title))
+    console.print(
+        "Each cell: share of images answered rightly [95 % interval]. Without a defence the answers collapse under attack.",
+        highlight=False,
+    )
+    console.print(
+        f"written: {out} ({', '.join(METHODS)}), one run each; try: anchor evaluate {out / 'anchor'}", highlight=False
+    )

@@ -1,0 +1,306 @@
+"""A recipe: every setting of one experiment, read from YAML, checked, and written back resolved."""
+
+import dataclasses
+import difflib
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import docstring_parser
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from . import models, objectives
+from .attacks import PGD
+from .errors import Refusal, one_line
+from .objectives import Objective
+from .optimise import Optimise
+from .threat import Ball
+
+FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on, and its light augmentation.
+
+    Attributes:
+        name: Data set, cifar10 or digits.
+        crop: Pixels of zero padding from which a random crop is cut; 0 does not crop.
+        flip: Mirror half of the images; off where left and right mean something, as in digits.
+    """
+
+    name: str = "cifar10"
+    crop: int = 4
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.crop < 0:
+            raise Refusal(f"data.crop {self.crop} given; allowed: 0 (off) or more pixels")
+
+
+@dataclass(frozen=True)
+class Model:
+    """The backbone.
+
+    Attributes:
+        name: Built-in name, or your own class as package.module.Class.
+        settings: The backbone's own arguments, such as width.
+    """
+
+    name: str = "resnet18"
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Search:
+    """PGD from a uniform start.
+
+    Attributes:
+        steps: Gradient steps.
+        step_size: Length of a step, in the unit of eps.
+    """
+
+    steps: int = 10
+    step_size: float = 0.007
+
+    def pgd(self, ball: Ball) -> PGD:
+        return PGD(ball, steps=self.steps, step_size=self.step_size)
+
+
+@dataclass(frozen=True)
+class Validation(Search):
+    """The split cut from the training images on which the kept weights are chosen, by accuracy under this PGD.
+
+    Attributes:
+        images: Images held out, never trained on.
+        every: Epochs from one validation to the next; the last epoch always has one.
+        steps: PGD steps.
+        step_size: Length of a step, in the unit of eps.
+    """
+
+    images: int = 1000
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        for setting in ("images", "every"):
+            if getattr(self, setting) < 1:
+                raise Refusal(f"validation.{setting} {getattr(self, setting)} given; allowed: 1 or more")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run's numbers.
+
+    Attributes:
+        name: What the run is called in tables.
+        seed: Seed of the initial weights, the order of the images, augmentation and attacks.
+    """
+
+    name: str
+    seed: int
+    data: Data
+    model: Model
+    threat: Ball
+    attack: Search
+    objective: Objective
+    optimise: Optimise
+    validation: Validation
+
+    def text(self) -> str:
+        """The recipe as YAML that reads back as the same recipe."""
+        return yaml.safe_dump(as_mapping(self), sort_keys=False, allow_unicode=True)
+
+
+SECTIONS: dict[str, type] = {
+    "data": Data,
+    "threat": Ball,
+    "attack": Search,
+    "optimise": Optimise,
+    "validation": Validation,
+}
+
+
+def built_in() -> dict[str, str]:
+    """Built-in recipes: name -> YAML text, header comment included."""
+    folder = resources.files(__package__) / "recipes"
+    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda f: f.name)
+    return {entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8") for entry in files}
+
+
+def promise(text: str) -> list[str]:
+    """The header of a recipe file: its leading comment lines."""
+    lines = text.splitlines()
+    return [line.lstrip("# ") for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
+
+
+def explained(source: str) -> str:
+    """A recipe as YAML with the meaning of every setting beside it, ready to be saved and changed."""
+    recipe = settle(source)
+    sections = {name: getattr(recipe, name) for name in SECTIONS} | {"objective": recipe.objective}
+    meanings = {(name, p.arg_name): p.description for name, part in sections.items() for p in attributes(type(part))}
+    meanings |= {("", p.arg_name): p.description for p in attributes(Recipe)}
+    lines = [f"# {line}" for line in promise(built_in().get(source, ""))] if source in built_in() else []
+    for key, value in as_mapping(recipe).items():
+        if not isinstance(value, dict):
+            lines += ["", *comment(meanings.get(("", key))), f"{key}: {scalar(value)}"]
+            continue
+        lines += ["", f"{key}:"]
+        for name, setting in value.items():
+            lines += [f"  {line}" for line in (*comment(meanings.get((key, name))), f"{name}: {scalar(setting)}")]
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def attributes(cls: type) -> list[docstring_parser.DocstringParam]:
+    """The documented settings of a dataclass, those that it inherits included."""
+    return [param for base in reversed(cls.__mro__) for param in docstring_parser.parse(base.__doc__ or "").params]
+
+
+def comment(meaning: str | None) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(meaning or "", 100)]
+
+
+def scalar(value: Any) -> str:
+    """A value as YAML writes it on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+
+
+def settle(source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a built-in name or a YAML file, with `--key value` pairs on top; Refusal names what is wrong."""
+    mapping = merge(read(source), overrides)
+    mapping.setdefault("name", Path(source).stem)
+    return from_mapping(mapping)
+
+
+def read(source: str) -> dict[str, Any]:
+    recipes = built_in()
+    if source in recipes:
+        return yaml.safe_load(recipes[source])
+    path = Path(source)
+    if not path.is_file():
+        raise Refusal(f"recipe {source!r} is neither a YAML file nor built in{nearest(source, recipes)}")
+    try:
+        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise Refusal(f"recipe {source} cannot be read: {one_line(error)}") from error
+    if not isinstance(mapping, dict):
+        raise Refusal(f"recipe {source} holds a {type(mapping).__name__}; it must hold settings as key: value")
+    return mapping
+
+
+def merge(mapping: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Lay `--section.key value` or `--section.key=value` over a mapping."""
+    words = [part for word in overrides for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
+        raise Refusal(f"settings {' '.join(overrides)!r} given; write them as --section.key value")
+    for key, value in zip(words[::2], words[1::2], strict=True):
+        *sections, last = key.removeprefix("--").split(".")
+        target = mapping
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise Refusal(f"setting {key} given, but {section} is no section")
+        target[last] = yaml.safe_load(value)
+    return mapping
+
+
+def from_mapping(mapping: Mapping[str, Any]) -> Recipe:
+    """Check every key and type of a nested mapping and build the recipe."""
+    known("", mapping, [field.name for field in dataclasses.fields(Recipe)])
+    sections = {name: typed(cls, section(mapping, name), name) for name, cls in SECTIONS.items()}
+    model = dict(section(mapping, "model"))
+    name = str(model.pop("name", "resnet18"))
+    make = models.factory(name)
+    settings = arguments(make, model, "model", skip={"classes", "channels"})
+    objective = dict(section(mapping, "objective"))
+    method = objectives.find(str(objective.pop("name", "anchor")))
+    top = arguments(Top, {key: mapping[key] for key in ("name", "seed") if key in mapping}, "")
+    recipe = Recipe(**top, model=Model(name, settings), objective=typed(method, objective, "objective"), **sections)
+    recipe.attack.pgd(recipe.threat)
+    return recipe
+
+
+@dataclass(frozen=True)
+class Top:
+    """What stands outside the sections."""
+
+    name: str
+    seed: int = 0
+
+
+def as_mapping(recipe: Recipe) -> dict[str, Any]:
+    mapping = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
+    nested = {key: plain(value) if dataclasses.is_dataclass(value) else value for key, value in mapping.items()}
+    nested["model"] = {"name": recipe.model.name, **recipe.model.settings}
+    method = type(recipe.objective)
+    name = method.name if method in objectives.discover().values() else f"{method.__module__}.{method.__qualname__}"
+    nested["objective"] = {"name": name, **nested["objective"]}
+    return nested
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A dataclass as YAML holds it: tuples become lists."""
+    values = dataclasses.asdict(settings)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def section(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = mapping.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise Refusal(f"{name}: {found!r} given; it is a section, write {name}.key: value")
+    return found
+
+
+def typed(cls: type, mapping: Mapping[str, Any], where: str) -> Any:
+    return cls(**arguments(cls, mapping, where))
+
+
+def arguments(
+    make: Callable[..., Any], mapping: Mapping[str, Any], where: str, skip: Set[str] = frozenset()
+) -> dict[str, Any]:
+    """The arguments that `make` takes, with the types that its signature states, defaults included."""
+    allowed = [name for name in inspect.signature(make).parameters if name not in skip]
+    known(where, mapping, allowed)
+    parser = settings_parser(make, skip)
+    try:
+        values = parser.parse_object({key: fraction(value) for key, value in mapping.items()})
+    except ArgumentError as error:
+        message = one_line(error).replace('Parser key "', f'"{where}.' if where else '"')
+        raise Refusal(f"recipe: {message}") from error
+    return dict(values.as_dict())
+
+
+def settings_parser(make: Callable[..., Any], skip: set[str] = frozenset()) -> ArgumentParser:  # type: ignore[assignment]
+    parser = ArgumentParser(exit_on_error=False)
+    if inspect.isclass(make):
+        parser.add_class_arguments(make, skip=set(skip))
+    else:
+        parser.add_function_arguments(make, skip=set(skip))
+    return parser
+
+
+def known(where: str, mapping: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    for key in mapping:
+        if key not in allowed:
+            full = f"{where}.{key}" if where else str(key)
+            raise Refusal(f"setting {full} is unknown{nearest(str(key), allowed)}")
+
+
+def nearest(word: str, allowed: Sequence[str] | Mapping[str, Any]) -> str:
+    """The end of a refusal: the name probably meant, and all the names there are."""
+    close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    return f"{meant} (allowed: {', '.join(allowed)})" if allowed else "; there is nothing to set here"
+
+
+def fraction(value: Any) -> Any:
+    """'8/255' as a number; anything else as it is."""
+    match = FRACTION.fullmatch(value) if isinstance(value, str) else None
+    if match is None or not float(match[2]):
+        return value
+    return float(match[1]) / float(match[2])

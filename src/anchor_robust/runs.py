@@ -1,0 +1,97 @@
+"""A run directory: which file holds what, and how a file is written whole or not at all. Needs no torch."""
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import Refusal
+
+RECIPE = "recipe.yaml"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.jsonl"
+WEIGHTS = "weights.safetensors"
+LAST = "last.ckpt"
+EVALUATION = "evaluation.json"
+OUTCOMES = "outcomes.npz"
+
+
+def check_free(run: Path) -> None:
+    """Refuse a place where something is already: a run is never written over another."""
+    if run.exists() and not run.is_dir():
+        raise Refusal(f"output directory {run} is a file; name a new directory")
+    if run.is_dir() and any(run.iterdir()):
+        resumable = f", or go on with the run in it: anchor train --resume {run}" if (run / LAST).exists() else ""
+        raise Refusal(f"output directory {run} is not empty; name a new one with --out{resumable}")
+
+
+def create(run: Path) -> Path:
+    """Make an empty run directory, or say why it cannot be one."""
+    check_free(run)
+    with writing(run):
+        run.mkdir(parents=True, exist_ok=True)
+        probe = run / ".writable"
+        probe.touch()
+        probe.unlink()
+    return run
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what a disk or a user can do to a write into one line."""
+    try:
+        yield
+    except OSError as error:
+        advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name a place you may write to"
+        raise Refusal(f"cannot write {path}: {error.strerror or error}; {advice}") from error
+
+
+def write(path: Path, fill: Callable[[Path], Any]) -> None:
+    """Let `fill` write a file beside `path` and move it there in one step: readers see the old file or the new one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with writing(path):
+        try:
+            fill(partial)
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Refusal(f"{path} is missing; is {path.parent} a finished run?") from None
+    except (OSError, ValueError) as error:
+        raise Refusal(f"{path} cannot be read ({error})") from error
+
+
+def append_metrics(run: Path, line: dict[str, Any]) -> None:
+    with writing(run / METRICS), (run / METRICS).open("a", encoding="utf-8") as handle:
+        handle.write(json.dumps(line) + "\n")
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The log points in order; a last line that a kill cut short is left out."""
+    path = run / METRICS
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def keep_metrics(run: Path, step: int) -> None:
+    """Drop the log points after `step`, which a resumed run writes again."""
+    kept = [line for line in read_metrics(run) if line["step"] <= step]
+    write_text(run / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
