@@ -1,4 +1,4 @@
-"""hard_supcon against a slow, obvious re-derivation in float64, closed forms, and the cases that make NaN elsewhere."""
+"""hard_supcon against a slow, obvious re-derivation, closed forms, and what makes NaN elsewhere."""
 
 import functools
 import math
@@ -26,7 +26,7 @@ def weights(z: Tensor, i: int, kept: list[int], h: float) -> list[float]:
 def by_the_book(
     z: Tensor, labels: Tensor, t: float, h: float, percent: int = 100, frozen: Tensor | None = None
 ):
-    """design.md section 2, letter by letter; mining and weights are taken at `frozen`, where gradients stop."""
+    """design.md section 2, letter by letter; mining and weights are taken at `frozen`, without gradient."""
     names, frozen = labels.tolist(), z.detach() if frozen is None else frozen
     anchors = []
     for i in range(len(names)):

@@ -20,9 +20,9 @@ class Attack(ABC):
 
     The call around the search is sealed, so that no attack can forget it:
 
-    * While the search runs, every submodule is in evaluation mode and every parameter frozen; afterwards, even
-      after an exception, each has its own mode and `requires_grad` again. `model` has to be an nn.Module, a
-      bound method of one, or a functools.partial of either for this: inside a lambda nothing can be seen.
+    * While the search runs, every submodule is in evaluation mode and every parameter frozen; then, even
+      after an exception, each has its own mode and `requires_grad` again. `model` has to be an nn.Module for this,
+      a bound method of one, or a functools.partial of either: what is inside a lambda cannot be seen.
     * Gradients flow whatever the surrounding no_grad or inference_mode; the global generator stays as it is.
     * The result is projected into the ball and [0, 1], detached, of x's dtype and device.
     """
@@ -49,10 +49,10 @@ class Attack(ABC):
         classes_needed = _check_labels(y, len(x))
         generator = generator or torch.Generator(x.device).manual_seed(0)
         with torch.inference_mode(False), torch.enable_grad(), _frozen(model):
-            # Copies, because tensors made under inference_mode cannot take part in a gradient.
-            x, y = x.detach().clone(), y.to(x.device, torch.long, copy=True)
-            x_adv = self.search(_checked(model, len(x), classes_needed), x, y, generator)
-            return self.ball.project(x_adv.detach().to(x), x)
+            # Copies: tensors made under inference_mode have no gradients, and a search may write to its own.
+            x_own, y_own = x.detach().clone(), y.to(x.device, torch.long, copy=True)
+            x_adv = self.search(_checked(model, len(x), classes_needed), x_own, y_own, generator)
+            return self.ball.project(x_adv.detach().to(x), x.detach())
 
     @abstractmethod
     def search(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:

@@ -23,7 +23,7 @@ def load(name: str, split: Literal["train", "test"], data_dir: str | Path | None
     Args:
         name: One of `NAMES`.
         split: "train" or "test"; a validation split is cut from the training data with `hold_out`.
-        data_dir: Folder that holds the data set; None reads the environment variable ANCHOR_DATA, then fetches.
+        data_dir: Folder that holds the data set; None means what ANCHOR_DATA names, or else to fetch it.
 
     Raises:
         Refusal: an unknown name or split, or data that is missing, truncated or corrupt.
