@@ -160,9 +160,7 @@ def test_never_leaves_the_ball_or_the_box(ball, steps, step_size, start, restart
     x = torch.rand(3, 1, 4, 4, generator=seeded(seed)).mul(1.5).clamp(max=1)
     weight = torch.randn(16, 3, generator=seeded(seed))
     attack = PGD(ball, steps, step_size, start=start, restarts=restarts)
-    x_adv = attack(
-        lambda x: (x.flatten(1) @ weight).sin(), x, torch.tensor([0, 1, 2]), generator=seeded(seed)
-    )
+    x_adv = attack(lambda x: (x.flatten(1) @ weight).sin(), x, torch.tensor([0, 1, 2]), generator=seeded(seed))
     delta = (x_adv.double() - x.double()).flatten(1)
     length = delta.abs().amax(1) if ball.norm == "linf" else delta.norm(dim=1)
     assert (length <= ball.eps + 1e-6).all()
@@ -190,9 +188,7 @@ def test_agrees_with_foolbox(ball, theirs, steps, net, x, y) -> None:
 def test_raises_the_loss_and_returns_the_last_iterate(ball, net, x, y) -> None:
     x_adv = PGD(ball, steps=10, step_size=ball.eps / 4)(net, x, y)
     net.eval().requires_grad_(False)
-    assert (
-        F.cross_entropy(net(x_adv), y, reduction="none") > F.cross_entropy(net(x), y, reduction="none")
-    ).all()
+    assert (F.cross_entropy(net(x_adv), y, reduction="none") > F.cross_entropy(net(x), y, reduction="none")).all()
     assert PGD(ball, steps=0, start="none")(net, x, y).equal(x)
     assert not PGD(ball, steps=0)(net, x, y).equal(x)
 
@@ -216,9 +212,7 @@ class Rugged(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         offset = x[:, 0] - 0.5
-        return torch.stack(
-            [torch.full_like(offset, 1.0), torch.where(offset > 0, 2.4, 1.6) * offset.abs()], 1
-        )
+        return torch.stack([torch.full_like(offset, 1.0), torch.where(offset > 0, 2.4, 1.6) * offset.abs()], 1)
 
 
 def test_restarts_keep_the_worst_of_each_image() -> None:

@@ -123,7 +123,7 @@ def test_hold_out_is_a_fixed_function_of_set_count_and_seed():
     assert hold_out(whole, 8)[1].sha256 == hold_out(whole, 8)[1].sha256
     assert hold_out(whole, 8)[1].sha256 != hold_out(whole, 8, seed=1)[1].sha256
     # Runs are compared over months: the split must not change under them.
-    assert hold_out(whole, 8)[1].sha256.startswith("HELD")
+    assert hold_out(whole, 8)[1].sha256.startswith("dfe4aeee7c2a14f7")
 
 
 @pytest.mark.parametrize("count", [0, -1, 4, 5])
@@ -166,7 +166,7 @@ def test_load_names_the_nearest():
         load("digit", "train")
     with pytest.raises(Refusal, match="split 'tets' is unknown; allowed: train, test; did you mean 'test'"):
         load("digits", "tets")
-    with pytest.raises(Refusal, match="allowed: train, test$"):
+    with pytest.raises(Refusal, match=r"allowed: train, test$"):
         load("digits", "xyz")
 
 
@@ -191,7 +191,7 @@ def test_digits_are_scikit_learns_scans_split_once_and_for_all():
         for image, label in zip(part.images, part.labels.tolist(), strict=True)
     ]
     assert sorted(found) == expected
-    assert test.sha256.startswith("DIGITS")
+    assert test.sha256.startswith("734de23c504b9e31")
 
 
 # --- CIFAR-10, synthetic ----------------------------------------------------------------------------------------
@@ -287,9 +287,13 @@ def test_a_malicious_pickle_is_refused_by_its_checksum_before_it_is_read(release
 
 
 def test_a_malicious_pickle_is_refused_by_the_unpickler_too(tmp_path):
-    with pytest.raises(Refusal, match=r"asks for pathlib\S* *Path.touch|asks for \S+; allowed: NumPy arrays"):
+    with pytest.raises(Refusal, match=r"asks for \S+; allowed: NumPy arrays"):
         from_pickle(pickle.dumps({b"data": Malice(tmp_path / "owned"), b"labels": []}, protocol=3))
     assert not (tmp_path / "owned").exists()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_) -> None: ...
 
 
 @pytest.fixture
@@ -299,10 +303,8 @@ def archive_server(releases, monkeypatch):
     site.mkdir()
     with tarfile.open(site / "cifar-10-python.tar.gz", "w:gz") as archive:
         archive.add(releases / PYTHON, PYTHON)
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(site))
-    handler.func.log_message = lambda *_: None
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setenv("XDG_CACHE_HOME", str(releases / "cache"))
         monkeypatch.setattr(cifar, "ARCHIVE", f"http://127.0.0.1:{server.server_port}/cifar-10-python.tar.gz")
@@ -321,13 +323,15 @@ def test_without_a_folder_the_archive_is_fetched_once(releases, archive_server):
     assert (releases / "cache") in cifar.locate().parents
 
 
-@pytest.mark.parametrize(
-    "damage, message",
-    [(Path.unlink, "404"), (lambda path: path.write_bytes(b"no archive"), "hash")],
-)
-def test_a_failed_download_says_how_to_do_without(archive_server, damage, message):
-    damage(archive_server / "cifar-10-python.tar.gz")
-    with pytest.raises(Refusal, match=f"could not be fetched.*{message}.*--data-dir") as refused:
+def test_an_archive_with_another_checksum_is_refused(archive_server):
+    (archive_server / "cifar-10-python.tar.gz").write_bytes(b"another archive")
+    with pytest.raises(Refusal, match=r"could not be fetched.*hash.*--data-dir"):
+        load("cifar10", "test")
+
+
+def test_without_a_network_it_says_how_to_do_without(archive_server, monkeypatch):
+    monkeypatch.setattr(cifar, "ARCHIVE", "http://127.0.0.1:9/cifar-10-python.tar.gz")  # nobody listens there
+    with pytest.raises(Refusal, match=r"could not be fetched.*--data-dir or ANCHOR_DATA") as refused:
         load("cifar10", "test")
     assert "\n" not in str(refused.value)
 
@@ -346,8 +350,8 @@ def test_real_cifar10(cifar_dir):
     rest, held = hold_out(train, 1000)
     assert held.labels.bincount().tolist() == [100] * 10
     assert len(rest) == 49000
-    assert train.sha256.startswith("CTRAIN")
-    assert test.sha256.startswith("CTEST")
+    assert train.sha256.startswith("18055ccec5b3fdbd")
+    assert test.sha256.startswith("6dbd7ee4d9290dad")
 
 
 def test_the_global_generators_are_left_alone():

@@ -23,9 +23,7 @@ def weights(z: Tensor, i: int, kept: list[int], h: float) -> list[float]:
     return [len(kept) * value / sum(hardness) for value in hardness]
 
 
-def by_the_book(
-    z: Tensor, labels: Tensor, t: float, h: float, percent: int = 100, frozen: Tensor | None = None
-):
+def by_the_book(z: Tensor, labels: Tensor, t: float, h: float, percent: int = 100, frozen: Tensor | None = None):
     """design.md section 2, letter by letter; mining and weights are taken at `frozen`, without gradient."""
     names, frozen = labels.tolist(), z.detach() if frozen is None else frozen
     anchors = []
@@ -43,9 +41,7 @@ def by_the_book(
     return sum(anchors) / len(anchors) if anchors else 0.0 * z.sum()
 
 
-def batch(
-    m: int, d: int, classes: int, seed: int = 0, dtype: torch.dtype = torch.float64
-) -> tuple[Tensor, Tensor]:
+def batch(m: int, d: int, classes: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     z = F.normalize(torch.randn(m, d, generator=generator, dtype=torch.float64), dim=1)
     return z.to(dtype), torch.randint(classes, (m,), generator=generator)
@@ -68,9 +64,7 @@ def test_equals_the_formulas(seed, m, classes, t, h, percent) -> None:
     loss = hard_supcon(z, labels, t, h, percent / 100)
     assert loss.dtype == torch.float64
     assert loss.ndim == 0
-    torch.testing.assert_close(
-        loss, torch.as_tensor(by_the_book(z, labels, t, h, percent)), rtol=1e-6, atol=1e-12
-    )
+    torch.testing.assert_close(loss, torch.as_tensor(by_the_book(z, labels, t, h, percent)), rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize(("h", "percent"), [(0.0, 100), (3.0, 100), (3.0, 40)])
@@ -78,14 +72,10 @@ def test_gradient_equals_that_of_the_formulas_with_fixed_weights(h, percent) -> 
     z, labels = batch(12, 5, 3)
     z.requires_grad_()
     (ours,) = torch.autograd.grad(hard_supcon(z, labels, 0.2, h, percent / 100), z)
-    fixed = functools.partial(
-        by_the_book, labels=labels, t=0.2, h=h, percent=percent, frozen=z.detach().clone()
-    )
+    fixed = functools.partial(by_the_book, labels=labels, t=0.2, h=h, percent=percent, frozen=z.detach().clone())
     (theirs,) = torch.autograd.grad(fixed(z), z)
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
-    assert torch.autograd.gradcheck(
-        fixed, (z,)
-    )  # so the fixed-weight formula's gradient is right, and ours with it
+    assert torch.autograd.gradcheck(fixed, (z,))  # so the fixed-weight formula's gradient is right, and ours with it
 
 
 @pytest.mark.parametrize("t", [0.05, 0.5])

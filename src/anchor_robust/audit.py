@@ -1,4 +1,4 @@
-"""From a run or a weights file to its numbers on the test images: load, attack, write evaluation.json and outcomes.npz."""
+"""From a run or a weights file to its numbers: load, attack the test images, write evaluation.json and outcomes.npz."""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from .data import ImageSet
 from .display import Display
 from .errors import Refusal
 from .evaluation import PAPER_EPS, known_attacks, measure
-from .threat import Ball
+from .threat import Ball, Norm
 
 # Deviations of all training pixels; (.2023, .1994, .2010), which many repositories copy, are those of image means.
 NORMALISATIONS = {"cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))}
@@ -36,7 +36,7 @@ def audit(
     source: str,
     attacks: Sequence[str] = ("clean", "pgd20"),
     *,
-    norm: str | None = None,
+    norm: Norm | None = None,
     eps: float | None = None,
     limit: int | None = None,
     batch_size: int = 500,
@@ -145,4 +145,4 @@ def destination(source: str, out: Path | None, images: int, display: Display) ->
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with path.open("wb") as handle:
-        np.savez_compressed(handle, **arrays)
+        np.savez_compressed(handle, allow_pickle=False, **arrays)

@@ -82,12 +82,10 @@ def parser() -> Parser:
     sub.add_argument("--seed", type=int, default=0, help="seed of the attacks' random starts (default: 0)")
     sub.add_argument("--out", type=Path, metavar="FILE.json", help="where the record goes; a run keeps its own")
     sub.add_argument(
-        "--model", help="architecture of a plain state dict: resnet8, resnet18, preact-resnet18, a.b.Class"
+        "--model", help="architecture of a plain state dict: resnet8, resnet18, preact-resnet18, your.module.Class"
     )
     sub.add_argument("--data", help="data set: cifar10, digits; the run's own if not given")
-    sub.add_argument(
-        "--normalize", help="of a plain state dict's training: none, cifar10, or MEAN,..:STD,.. per channel"
-    )
+    sub.add_argument("--normalize", help="what a plain state dict was trained with: none, cifar10 or MEAN,..:STD,..")
     add_data_dir(sub)
 
     sub = add("recipes", recipes, "list the built-in recipes and what they promise")

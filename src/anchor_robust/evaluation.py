@@ -229,7 +229,7 @@ def check_labels(labels: Tensor, logits: Tensor) -> None:
     wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
     if len(wrong):
         raise Refusal(
-            f"label {int(wrong[0])} given, but the model has {logits.shape[1]} classes; allowed: 0 to {logits.shape[1] - 1}"
+            f"label {int(wrong[0])} given; allowed: 0 to {logits.shape[1] - 1}, the model's {logits.shape[1]} classes"
         )
 
 

@@ -3,12 +3,14 @@
 import copy
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import nn
 
 from .errors import Refusal
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -77,19 +79,19 @@ def learning_rate(settings: Optimise, step: int, steps: int) -> float:
     return settings.lr * fall
 
 
-class Average:
+class Average(Generic[Network]):
     """Exponential moving average of a network, BatchNorm statistics included: a <- a + (1 - decay) (w - a).
 
     The decay of step s is min(decay, (1 + s) / (10 + s)), so that the random start is soon forgotten. With decay 0 it
     is the network itself, at no cost.
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: Network, decay: float) -> None:
         self.decay = decay
         self.network = copy.deepcopy(network).requires_grad_(False) if decay else network
 
     @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
+    def update(self, network: Network, step: int) -> None:
         if not self.decay:
             return
         decay = min(self.decay, (1 + step) / (10 + step))

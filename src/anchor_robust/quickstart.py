@@ -27,7 +27,7 @@ def run(out: Path, display: Display) -> None:
     console = Console()
     console.print(compare(records, title))
     console.print(
-        "Each cell: share of images answered rightly [95 % interval]. Without a defence the answers collapse under attack.",
+        "A cell: share answered rightly [95 % interval]. Without a defence the answers collapse under attack.",
         highlight=False,
     )
     console.print(

@@ -5,7 +5,7 @@ import difflib
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -216,7 +216,7 @@ def from_mapping(mapping: Mapping[str, Any]) -> Recipe:
     model = dict(section(mapping, "model"))
     name = str(model.pop("name", "resnet18"))
     make = models.factory(name)
-    settings = arguments(make, model, "model", skip={"classes", "channels"})
+    settings = arguments(make, model, "model", skip=("classes", "channels"))
     objective = dict(section(mapping, "objective"))
     method = objectives.find(str(objective.pop("name", "anchor")))
     top = arguments(Top, {key: mapping[key] for key in ("name", "seed") if key in mapping}, "")
@@ -261,7 +261,7 @@ def typed(cls: type, mapping: Mapping[str, Any], where: str) -> Any:
 
 
 def arguments(
-    make: Callable[..., Any], mapping: Mapping[str, Any], where: str, skip: Set[str] = frozenset()
+    make: Callable[..., Any], mapping: Mapping[str, Any], where: str, skip: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The arguments that `make` takes, with the types that its signature states, defaults included."""
     allowed = [name for name in inspect.signature(make).parameters if name not in skip]
@@ -275,7 +275,7 @@ def arguments(
     return dict(values.as_dict())
 
 
-def settings_parser(make: Callable[..., Any], skip: set[str] = frozenset()) -> ArgumentParser:  # type: ignore[assignment]
+def settings_parser(make: Callable[..., Any], skip: Sequence[str]) -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
     if inspect.isclass(make):
         parser.add_class_arguments(make, skip=set(skip))

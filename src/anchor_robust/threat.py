@@ -35,9 +35,7 @@ class Ball:
         if not isinstance(self.eps, int | float) or not 0 <= self.eps < math.inf:
             raise Refusal(f"eps {self.eps!r} given; allowed: a finite number, 0 or more, such as 8/255")
         if self.norm == "linf" and self.eps > 1:
-            raise Refusal(
-                f"linf eps {self.eps} given; allowed: 0 to 1, as pixels are; write 8/255 for 8 grey levels"
-            )
+            raise Refusal(f"linf eps {self.eps} given; allowed: 0 to 1, as pixels are; write 8/255 for 8 grey levels")
         if self.norm == "l2" and self.eps == 0:
             raise Refusal("l2 eps 0 given; allowed: above 0, usually 0.5 (128/255) on small images")
 
@@ -106,8 +104,6 @@ def _per_image(values: Tensor, images: Tensor) -> Tensor:
     return values.view(-1, *[1] * (images.ndim - 1))
 
 
-def _draw(
-    distribution: Callable[..., Tensor], shape: torch.Size, like: Tensor, generator: torch.Generator
-) -> Tensor:
+def _draw(distribution: Callable[..., Tensor], shape: torch.Size, like: Tensor, generator: torch.Generator) -> Tensor:
     # Drawn where the generator lives, so that a CPU generator gives the same start on every device.
     return distribution(shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)

@@ -1,11 +1,7 @@
 """Training: settle the settings, build what they name, fit. The only file that knows Lightning Fabric."""
 
 import dataclasses
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ from .data import ImageSet, augment
 from .display import Display
 from .errors import Refusal
 from .evaluation import evaluating, predict, withstand
+from .interrupt import interruptible
 from .models import Classifier, Folded, LogitsOnly, backbone
 from .objectives import Learner
 from .optimise import Average, learning_rate, sgd
@@ -65,7 +62,7 @@ class Training:
     search: Searched
     learner: Learner
     optimizer: torch.optim.Optimizer
-    average: Average
+    average: Average[Classifier]
     generator: torch.Generator
     header: dict[str, Any]
 
@@ -242,7 +239,7 @@ class Totals:
         return {name: total.item() / self.count for name, total in self.sums.items()}
 
 
-def searched(network: nn.Module, fabric: Fabric) -> Searched:
+def searched(network: Classifier, fabric: Fabric) -> Searched:
     dtype = torch.bfloat16 if fabric.strategy.precision.precision == "bf16-mixed" else torch.float32
     return Searched(Folded(network, dtype), fabric)
 
@@ -298,24 +295,3 @@ def told(label: str, line: dict[str, Any]) -> str:
     if "validation_clean" in line:
         parts.append(f"validation clean {line['validation_clean']:.1%} robust {line['validation_robust']:.1%}")
     return "  ".join([label, *parts, f"{line['images_per_s']:,.0f} images/s", f"{line['seconds']:.0f} s"])
-
-
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C (or SIGTERM) into a wish that the loop grants between two steps; a second one is at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-
-    def ask(number: int, frame: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -32,14 +32,10 @@ class Attack(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__call__" in cls.__dict__:
-            raise TypeError(
-                f"{cls.__name__} overrides the sealed Attack.__call__; put the attack into search"
-            )
+            raise TypeError(f"{cls.__name__} overrides the sealed Attack.__call__; put the attack into search")
 
     @final
-    def __call__(
-        self, model: Model, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def __call__(self, model: Model, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Adversarial images [n ...] for images x [n ...] in [0, 1], float32 or float64, with labels y [n].
 
         `model` maps images to logits [n k]. Without a generator a fresh one, seeded with 0, is used. Raises
@@ -97,9 +93,7 @@ def _checked(model: Model, images: int, classes_needed: int) -> Model:
         logits = model(x)
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise Refusal(
-                f"the model returned {given} for {images} images; allowed: logits [n k]; wrap it so"
-            )
+            raise Refusal(f"the model returned {given} for {images} images; allowed: logits [n k]; wrap it so")
         if logits.shape[1] < classes_needed:
             raise Refusal(
                 f"label {classes_needed - 1} given; allowed: 0 to {logits.shape[1] - 1}, the model's logits; "
@@ -127,9 +121,7 @@ def _check_images(x: Tensor) -> None:
 def _check_labels(y: Tensor, images: int) -> int:
     """How many classes the labels need."""
     if y.shape != (images,) or y.is_floating_point() or y.dtype == torch.bool:
-        raise Refusal(
-            f"labels {list(y.shape)} {y.dtype} given for {images} images; allowed: an integer for each"
-        )
+        raise Refusal(f"labels {list(y.shape)} {y.dtype} given for {images} images; allowed: an integer for each")
     low, high = torch.stack(torch.aminmax(y)).tolist()
     if low < 0:
         raise Refusal(f"label {low} given; allowed: 0 or more; leave out images without a label")

@@ -91,9 +91,7 @@ def _gradient(model: Model, x_adv: Tensor, y: Tensor) -> Tensor:
     # Summed: the mean divides every image's gradient by n, and small ones would underflow to a step of 0.
     loss = _cross_entropy(model(x_adv), y).sum()
     if not loss.requires_grad:
-        raise Refusal(
-            "the model's logits carry no gradient to its input; remove no_grad, detach or argmax inside it"
-        )
+        raise Refusal("the model's logits carry no gradient to its input; remove no_grad, detach or argmax inside it")
     return torch.autograd.grad(loss, x_adv)[0]
 
 

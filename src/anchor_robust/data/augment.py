@@ -14,13 +14,13 @@ LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601 red, green, blue, rounded as torch
 
 
 def light(x: Tensor, padding: int, flip: bool, generator: Generator) -> Tensor:
-    """The usual augmentation of small images: a random shift of at most `padding` pixels, then perhaps a mirror."""
+    """The usual augmentation of small images: a random shift by up to `padding` pixels, and a mirror."""
     x = crop(x, padding, generator)
     return mirror(x, generator) if flip else x
 
 
 def strong(x: Tensor, flip: bool, generator: Generator) -> Tensor:
-    """SupCon's augmentation (Khosla et al., arXiv 2004.11362), in its order; grey images have no colour to lose."""
+    """SupCon's augmentation (Khosla et al., arXiv 2004.11362), in its order."""
     x = random_resized_crop(x, (0.2, 1.0), (3 / 4, 4 / 3), generator)
     if flip:
         x = mirror(x, generator)
@@ -49,8 +49,9 @@ def random_resized_crop(
 ) -> Tensor:
     """Cut a random box from each image and stretch it, bilinearly, to the image's size.
 
-    A box covers a fraction uniform in `scale` of the image's area; its width / height is log-uniform in `ratio`
-    (torchvision's distribution). A side longer than the image is cut to it; boxes need not start at whole pixels.
+    As in torchvision, a box covers a fraction of the image's area uniform in `scale`, and its width / height is
+    log-uniform in `ratio`. Unlike there, a side longer than the image is cut to it, not drawn again, and boxes
+    need not start at whole pixels.
     """
     h, w = x.shape[2:]
     area = uniform(x, generator, *scale) * h * w
@@ -75,9 +76,9 @@ def color_jitter(
 ) -> Tensor:
     """Jitter the colours of each image with `probability`, by torchvision's formulas.
 
-    Brightness, contrast and saturation take a factor uniform in [max(0, 1 - s), 1 + s] of their strength s; hue turns
-    the HSV hue by a fraction of the circle uniform in [-s, s]. The order of the four is drawn once for the batch, the
-    amounts for each image. Saturation and hue leave images alone that do not have three channels.
+    Of strength s, brightness, contrast and saturation take a factor uniform in [max(0, 1 - s), 1 + s]; hue turns
+    the HSV hue by a fraction of the circle uniform in [-s, s]. The order of the four is drawn once for the batch,
+    the amounts for each image. Images that have not three channels keep their saturation and hue.
     """
 
     def factor(strength: float) -> Tensor:
@@ -108,7 +109,7 @@ def uniform(x: Tensor, generator: Generator, low: float = 0.0, high: float = 1.0
 
 
 def luminance(x: Tensor) -> Tensor:
-    """How bright each pixel looks, [n 1 h w]: the weighted sum of red, green, blue; of other channels the mean."""
+    """How bright each pixel looks, [n 1 h w]: red, green and blue weighted, or the mean of other channels."""
     if x.shape[1] != 3:
         return x.mean(1, keepdim=True)
     red, green, blue = x.split(1, dim=1)
@@ -126,11 +127,8 @@ def turn_hue(x: Tensor, turn: Tensor) -> Tensor:
     chroma = high - low
     red, green, blue = x.split(1, dim=1)
     reach = chroma.clamp(min=torch.finfo(x.dtype).tiny)  # a grey pixel has no hue; any will do
-    hue = torch.where(
-        red == high,
-        (green - blue) / reach,
-        torch.where(green == high, 2 + (blue - red) / reach, 4 + (red - green) / reach),
-    )
+    hue = torch.where(green == high, 2 + (blue - red) / reach, 4 + (red - green) / reach)
+    hue = torch.where(red == high, (green - blue) / reach, hue)  # in sixths of the circle
     # A channel is at `high` within one sixth of its own hue, at `low` beyond two sixths, and linear between.
     away = (hue + 6 * turn - x.new_tensor([0, 2, 4]).view(3, 1, 1) + 3).remainder(6).sub_(3).abs_()
     return high - chroma * away.sub_(1).clamp_(0, 1)

@@ -1,4 +1,4 @@
-"""CIFAR-10 in its python or its binary release; every file's checksum is verified before anything is read from it.
+"""CIFAR-10 in its python or its binary release; a file's checksum is verified before anything is read from it.
 
 Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009,
 https://www.cs.toronto.edu/~kriz/cifar.html.
@@ -93,12 +93,13 @@ def locate(data_dir: str | Path | None = None) -> Path:
 
 def fetch() -> Path:
     """Download and unpack the official archive into the user's cache, unless it is there already."""
-    import pooch  # brings the network libraries along; whoever has the data does not need them
+    # Brings the network libraries along, which whoever has the data does not need.
+    import pooch  # type: ignore[import-untyped]
 
     cache = Path(pooch.os_cache("anchor-robust"))
     try:
-        unpacked = pooch.Untar(extract_dir=".")
-        pooch.retrieve(ARCHIVE, f"md5:{ARCHIVE_MD5}", fname=Path(ARCHIVE).name, path=cache, processor=unpacked)
+        unpack = pooch.Untar(extract_dir=".")
+        pooch.retrieve(ARCHIVE, f"md5:{ARCHIVE_MD5}", Path(ARCHIVE).name, cache, processor=unpack)
     except (OSError, ValueError) as error:  # no network, no space, or a wrong checksum
         raise Refusal(
             f"CIFAR-10 could not be fetched from {ARCHIVE} into {cache}: {one_line(error)}; "
@@ -116,36 +117,38 @@ def verify(folder: Path) -> None:
 
 def genuine(path: Path, stamp: Stamp) -> bytes:
     """The content of `path`: hashed and handed on as one, so nothing can come between check and use."""
-    advice = f"replace it with the file from {ARCHIVE.rpartition('/')[0]}/cifar.html"
+    advice = f"delete it and unpack CIFAR-10 again (from {ARCHIVE})"
     try:
         size = path.stat().st_size
         if size != stamp.size:
-            raise Refusal(f"{path} has {size} bytes; expected {stamp.size}: it is truncated or not CIFAR-10; {advice}")
+            raise Refusal(f"{path} has {size} bytes, expected {stamp.size}: truncated or another file; {advice}")
         content = path.read_bytes()
     except OSError as error:
         raise Refusal(f"{path} cannot be read ({error.strerror}); {advice}") from error
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != stamp.md5:
-        raise Refusal(f"{path} has MD5 {found}; expected {stamp.md5}: it is corrupt or not CIFAR-10; {advice}")
+        raise Refusal(f"{path} has MD5 {found}, expected {stamp.md5}: corrupt; {advice}")
     return content
 
 
-class ArraysOnly(pickle.Unpickler):
-    """Builds NumPy arrays and nothing else: a checksum as weak as MD5 is no reason to run what a pickle asks for."""
+RECONSTRUCT: Any = np.empty(0).__reduce__()[0]  # wherever this NumPy keeps it
+PARTS_OF_ARRAYS = {
+    ("numpy.core.multiarray", "_reconstruct"): RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): RECONSTRUCT,  # its name since NumPy 2
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
 
-    RECONSTRUCT = np.empty(0).__reduce__()[0]  # wherever this NumPy keeps it
-    ALLOWED = {  # noqa: RUF012
-        ("numpy.core.multiarray", "_reconstruct"): RECONSTRUCT,
-        ("numpy._core.multiarray", "_reconstruct"): RECONSTRUCT,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
+
+class ArraysOnly(pickle.Unpickler):
+    """Builds NumPy arrays and nothing else: MD5 is too weak a proof to run whatever a pickle asks for."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return self.ALLOWED[module, name]
+            return PARTS_OF_ARRAYS[module, name]
         except KeyError:
-            raise Refusal(f"the pickle asks for {module}.{name}; allowed: NumPy arrays; do not use this file") from None
+            asked = f"a pickle of CIFAR-10 asks for {module}.{name}"
+            raise Refusal(f"{asked}; allowed: NumPy arrays; do not use this file") from None
 
 
 def from_pickle(content: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -155,9 +158,10 @@ def from_pickle(content: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def from_records(content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Images [n 3072] and labels [n] of a batch of the binary release: a label byte, then 3072 of the image."""
+    """Images [n 3072] and labels [n] of a batch of the binary release: records of a label, then an image."""
     records = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3072)
     return records[:, 1:], records[:, 0]
 
 
-DECODERS: dict[str, Callable[[bytes], tuple[np.ndarray, np.ndarray]]] = {PYTHON: from_pickle, BINARY: from_records}
+Decoder = Callable[[bytes], tuple[np.ndarray, np.ndarray]]
+DECODERS: dict[str, Decoder] = {PYTHON: from_pickle, BINARY: from_records}

@@ -1,6 +1,6 @@
 """Scikit-learn's digits: 1797 real 8x8 scans that ship with the package, so nothing needs to be downloaded.
 
-Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
+Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Repository, 1998.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ TEST_IMAGES = 360  # one in five; the set has no official split
 
 
 def digits(split: str, data_dir: str | Path | None = None) -> ImageSet:
-    """The digits 0 to 9, uint8 [n 1 8 8]: 1437 to train on, or the fixed, class-balanced 360 of the test split.
+    """The digits 0 to 9, uint8 [n 1 8 8]: 1437 to train on, or a fixed, class-balanced 360 to test on.
 
     `data_dir` is what every reader is given; these need none.
     """
@@ -31,4 +31,4 @@ def digits(split: str, data_dir: str | Path | None = None) -> ImageSet:
     )
     in_test = torch.zeros(len(whole), dtype=torch.bool)
     in_test[stratified(whole.labels, TEST_IMAGES, seed=0)] = True
-    return whole.subset(in_test if split == "test" else ~in_test)
+    return whole.subset({"train": ~in_test, "test": in_test}[split])

@@ -1,4 +1,4 @@
-"""A data set as one tensor: what it holds, how it is split, and what pixels must look like outside a model."""
+"""A data set as one tensor: what it holds, how it is split, and what pixels look like outside a model."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -34,25 +34,27 @@ class ImageSet:
     def __post_init__(self) -> None:
         images, labels, what = self.images, self.labels, f"{self.name} ({self.split})"
         if images.dtype != torch.uint8 or images.ndim != 4:
-            raise Refusal(f"{what}: images are {describe(images)}; allowed: torch.uint8 [n c h w], values 0..255")
+            raise Refusal(f"{what}: images are {describe(images)}; allowed: torch.uint8 [n c h w]")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise Refusal(f"{what}: labels are {describe(labels)}; allowed: torch.int64 [{len(images)}], one per image")
+            allowed = f"torch.int64 [{len(images)}], one per image"
+            raise Refusal(f"{what}: labels are {describe(labels)}; allowed: {allowed}")
         if not len(images):
             raise Refusal(f"{what}: no images given; allowed: at least one")
         wrong = ((labels < 0) | (labels >= len(self.classes))).nonzero()
         if len(wrong):
             first = int(wrong[0])
             raise Refusal(
-                f"{what}: label {int(labels[first])} at index {first}; allowed: 0 to {len(self.classes) - 1}, "
-                f"one per class; correct it or add its class ({len(wrong)} such labels)"
+                f"{what}: label {int(labels[first])} at index {first} ({len(wrong)} such labels); "
+                f"allowed: 0 to {len(self.classes) - 1}; correct it or name its class"
             )
 
     def __len__(self) -> int:
         return len(self.images)
 
     def subset(self, indices: Tensor, split: str | None = None) -> "ImageSet":
-        """The images at `indices` (int64 [k]), in that order, as a split of its own if `split` is given."""
-        return replace(self, images=self.images[indices], labels=self.labels[indices], split=split or self.split)
+        """The images at `indices` (int64 [k], or bool [n]), in that order; `split` names them anew."""
+        images, labels = self.images[indices], self.labels[indices]
+        return replace(self, images=images, labels=labels, split=split or self.split)
 
     def first(self, count: int) -> "ImageSet":
         """The first `count` images, or all if there are fewer."""
@@ -72,14 +74,15 @@ class ImageSet:
     def sha256(self) -> str:
         """Hex digest of shape, pixels and labels: the same data gives the same digest on every machine."""
         digest = hashlib.sha256(f"{list(self.images.shape)}\n".encode())
-        digest.update(self.images.cpu().contiguous().numpy())
-        digest.update(self.labels.cpu().numpy().astype("<i8"))
+        digest.update(self.images.cpu().contiguous().numpy().data)
+        digest.update(self.labels.cpu().numpy().astype("<i8").data)
         return digest.hexdigest()
 
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation (of the population) of each channel, for pixels in [0, 1]."""
         # 256 counts say everything about a channel: exact, and no float copy of the images is made.
-        counts = torch.stack([plane.flatten().bincount(minlength=256) for plane in self.images.unbind(1)]).double()
+        histograms = [channel.flatten().bincount(minlength=256) for channel in self.images.unbind(1)]
+        counts = torch.stack(histograms).double()
         values = torch.arange(256, device=counts.device) / counts.new_tensor(255)
         shares = counts / counts.sum(1, keepdim=True)
         mean = (shares * values).sum(1, keepdim=True)
@@ -90,7 +93,7 @@ class ImageSet:
 def hold_out(train: ImageSet, images: int, seed: int = 0) -> tuple[ImageSet, ImageSet]:
     """Cut a fixed validation split of `images` images from `train`: (rest, validation).
 
-    Every class keeps its share of the whole, to within one image. The same set, count and seed give the same cut.
+    Every class keeps its share, to within one image. The same set, count and seed give the same cut.
     """
     if not 1 <= images < len(train):
         raise Refusal(
@@ -104,13 +107,13 @@ def hold_out(train: ImageSet, images: int, seed: int = 0) -> tuple[ImageSet, Ima
 
 
 def stratified(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Ascending indices (int64 [count], on the labels' device) of a random choice in which classes keep their shares."""
+    """Indices, ascending, of a random choice in which classes keep their shares; on the labels' device."""
     of = labels.cpu()
     shuffled = torch.randperm(len(of), generator=torch.Generator().manual_seed(seed))
     by_class = shuffled[of[shuffled].argsort(stable=True)]
     size = of.bincount()
     place = torch.arange(len(of)) - (size.cumsum(0) - size)[of[by_class]]
-    # Taking every class up to the same fraction of its images keeps the shares, also where classes differ in size.
+    # Taking every class up to the same fraction of its images keeps the shares, whatever the sizes.
     fraction = (place + 0.5).double() / size[of[by_class]]
     return by_class[fraction.argsort(stable=True)[:count]].sort().values.to(labels.device)
 

@@ -74,13 +74,9 @@ def _without(scores: Tensor, excluded: Tensor) -> Tensor:
     return scores.masked_fill(excluded, torch.finfo(scores.dtype).min / 2)
 
 
-def _check(
-    embeddings: Tensor, labels: Tensor, temperature: float, hardness: float, hard_fraction: float
-) -> None:
+def _check(embeddings: Tensor, labels: Tensor, temperature: float, hardness: float, hard_fraction: float) -> None:
     if embeddings.ndim != 2 or not embeddings.is_floating_point():
-        raise Refusal(
-            f"embeddings {list(embeddings.shape)} {embeddings.dtype} given; allowed: floating [m d]"
-        )
+        raise Refusal(f"embeddings {list(embeddings.shape)} {embeddings.dtype} given; allowed: floating [m d]")
     if labels.shape != embeddings.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
         raise Refusal(
             f"labels {list(labels.shape)} {labels.dtype} given for {len(embeddings)} embeddings; "

@@ -1,6 +1,7 @@
 """From pixels in [0, 1] to logits and a unit embedding, normalisation included."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +17,13 @@ class Classifier(nn.Module):
 
     x is [n c h w] with pixels in [0, 1]; mean and std are per channel, in the same unit. The projection head is the
     two-layer MLP of SupCon (arXiv 2004.11362, section 3); it serves the contrastive loss and never the logits.
+    `backbone` is a module with `.features(x) -> [n d]` and `.linear`, as `models.backbone` gives it.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, backbone: nn.Module, mean: Sequence[float], std: Sequence[float], projection_width: int = 0
-    ) -> None:
+    def __init__(self, backbone: Any, mean: Sequence[float], std: Sequence[float], projection_width: int = 0) -> None:
         super().__init__()
         self.backbone = backbone
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))

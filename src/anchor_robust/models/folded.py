@@ -8,6 +8,7 @@ its own copy of the weights: call `refresh` after each change of the classifier'
 
 import copy
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,9 +21,12 @@ log = logging.getLogger(__name__)
 class LogitsPath(nn.Module):
     """The part of a classifier that an attack on its logits runs through."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        self.backbone = classifier.backbone
+        self.backbone: Any = classifier.backbone
         self.register_buffer("mean", classifier.mean)
         self.register_buffer("std", classifier.std)
 
@@ -35,18 +39,19 @@ class Folded(nn.Module):
 
     def __init__(self, classifier: Classifier, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        path = LogitsPath(classifier)
-        # Held outside the module tree: the twin must not own, train or save the classifier's parameters.
-        self.source = [path]
+        # Held in a tuple, outside the module tree: the twin must not own, train or save the classifier's parameters.
+        self.source = (LogitsPath(classifier),)
+        # Traced in evaluation mode, so that nothing of the training mode (a functional dropout) is baked in.
+        path: nn.Module = LogitsPath(copy.deepcopy(classifier)).eval().requires_grad_(False)
+        self.pairs: dict[str, str] = {}
         try:
             traced = fx.symbolic_trace(path)
         except Exception as error:  # what a user's forward does when traced is not ours to foresee
             log.debug("not folded, the network cannot be traced: %s", error)
-            traced, self.pairs = copy.deepcopy(path), {}
         else:
-            traced = copy.deepcopy(traced)
             self.pairs = merge(traced)
-        self.twin = traced.eval().requires_grad_(False)
+            path = traced
+        self.twin = path
         for convolution in self.pairs:
             self.twin.get_submodule(convolution).to(dtype)
         self.refresh()
@@ -61,9 +66,8 @@ class Folded(nn.Module):
                 tensor.copy_(present[name])
         for convolution, norm in self.pairs.items():
             weight, bias = merged(source.get_submodule(convolution), source.get_submodule(norm))
-            twin = self.twin.get_submodule(convolution)
-            twin.weight.copy_(weight)
-            twin.bias.copy_(bias)
+            self.twin.get_parameter(f"{convolution}.weight").copy_(weight)
+            self.twin.get_parameter(f"{convolution}.bias").copy_(bias)
 
     def train(self, mode: bool = True) -> "Folded":
         """The twin has no training mode."""
@@ -79,7 +83,8 @@ def merge(traced: fx.GraphModule) -> dict[str, str]:
     calls = [node.target for node in traced.graph.nodes if node.op == "call_module"]
     pairs: dict[str, str] = {}
     for node in list(traced.graph.nodes):
-        if node.op != "call_module" or type(modules[node.target]) is not nn.BatchNorm2d:
+        norm = modules.get(node.target) if node.op == "call_module" else None
+        if type(norm) is not nn.BatchNorm2d or not norm.track_running_stats:
             continue
         before = node.args[0]
         # Weights that serve twice cannot carry one particular norm.
@@ -87,7 +92,8 @@ def merge(traced: fx.GraphModule) -> dict[str, str]:
         if alone and type(modules[before.target]) is nn.Conv2d:
             pairs[before.target] = node.target
             convolution = modules[before.target]
-            convolution.bias = nn.Parameter(torch.zeros(convolution.out_channels))
+            zeros = torch.zeros(convolution.out_channels, device=convolution.weight.device)
+            convolution.bias = nn.Parameter(zeros, requires_grad=False)
             node.replace_all_uses_with(before)
             traced.graph.erase_node(node)
     traced.delete_all_unused_submodules()
@@ -95,10 +101,10 @@ def merge(traced: fx.GraphModule) -> dict[str, str]:
     return pairs
 
 
-def merged(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution that equals `convolution` followed by `norm` in evaluation mode."""
+def merged(convolution: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the Conv2d that equals `convolution` followed by the BatchNorm2d `norm` in evaluation mode."""
     scale = (norm.running_var + norm.eps).rsqrt()
     scale = scale * norm.weight if norm.affine else scale
-    shift = norm.bias if norm.affine else torch.zeros_like(scale)
-    bias = convolution.bias if convolution.bias is not None else torch.zeros_like(scale)
+    shift = norm.bias if norm.affine else 0.0
+    bias = 0.0 if convolution.bias is None else convolution.bias
     return convolution.weight * scale.view(-1, 1, 1, 1), shift + (bias - norm.running_mean) * scale

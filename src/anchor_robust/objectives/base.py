@@ -50,9 +50,9 @@ class Step:
 
 
 class Objective(ABC):
-    """A training method. A new one is a file in this folder with a frozen dataclass whose fields are its settings.
+    """A training method. A new one is a file in this folder with a frozen dataclass; its fields are the settings.
 
-    `name` is what recipes call it. `projection_width` asks for a projection head of that width on the network (0: none).
+    `name` is what recipes call it; `projection_width` asks the network for a projection head that wide (0: none).
     `selects_on` names the validation accuracy by which weights are kept: `robust`, or `clean` for a method that does
     not defend (its robust accuracy is best before it has learned anything).
     """

@@ -41,7 +41,7 @@ def classes(results: Sequence[Record]) -> Table:
     table = Table("class", title="per class", title_justify="left")
     for result in results:
         table.add_column(result["label"], justify="right")
-    rows = {row["class"]: [] for row in results[0]["per_class"]} if results else {}
+    rows: dict[str, list[str]] = {row["class"]: [] for row in results[0]["per_class"]} if results else {}
     for result in results:
         for row in result["per_class"]:
             rows[row["class"]].append(percent(row["accuracy"]))
