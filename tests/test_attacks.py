@@ -2,8 +2,8 @@
 
 import copy
 import functools
-import warnings
 
+import foolbox
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,10 +14,6 @@ from torch import Tensor, nn
 from anchor_robust.attacks import PGD, Attack, fgsm
 from anchor_robust.errors import Refusal
 from anchor_robust.threat import Ball
-
-with warnings.catch_warnings():  # its imports are older than scipy's names
-    warnings.simplefilter("ignore")
-    import foolbox
 
 BALLS = [Ball("linf", 0.1), Ball("l2", 0.5)]
 balls = pytest.mark.parametrize("ball", BALLS, ids=lambda ball: ball.norm)
@@ -227,6 +223,14 @@ def test_restarts_keep_the_worst_of_each_image() -> None:
     assert calm.flatten().allclose(torch.tensor(0.9))
 
 
+def test_restarts_keep_the_highest_loss_of_all() -> None:
+    ball, x, y = Ball("linf", 0.25), torch.full((30, 1), 0.5), torch.zeros(30, dtype=torch.long)
+    highest = PGD(ball, steps=0, restarts=6)(lambda x: torch.cat([2 + 0 * x, x], 1), x, y, generator=seeded())
+    generator = seeded()
+    starts = torch.stack([ball.random_point(x, generator) for _ in range(6)])
+    assert highest.equal(starts.amax(0))
+
+
 def test_an_image_already_fooled_keeps_its_first_adversarial() -> None:
     x, y = torch.full((5, 3), 0.5), torch.zeros(5, dtype=torch.long)
 
@@ -300,7 +304,7 @@ def test_describe_names_every_setting() -> None:
         (lambda x, y: (x, y[:3]), r"labels \[3\]"),
         (lambda x, y: (x, y.float()), "float32"),
         (lambda x, y: (x, y - 5), "label -"),
-        (lambda x, y: (x, y + 5), "0 to 4"),
+        (lambda x, y: (x, y + 1), "label 5 given; allowed: 0 to 4"),
     ],
 )
 def test_wrong_data_is_refused_in_one_line(change, hint, net, x, y) -> None:

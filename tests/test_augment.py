@@ -16,8 +16,9 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def pictures(n: int, c: int = 3, h: int = 6, w: int = 5, seed: int = 0) -> torch.Tensor:
-    """Random pictures with some pure black, white and grey, where rounding and hue are at their worst."""
+    """Random pictures with some black, white, grey and nearly grey, where rounding and hue are at their worst."""
     x = torch.rand(n, c, h, w, generator=seeded(seed))
+    x[:, :, 1, 1] = 0.5 + x[:, :, 1, 1] / 2000
     x[:, :, 0, 0], x[:, :, 0, 1], x[:, :, 1, 0] = 0, 1, 0.5
     return x
 
@@ -111,6 +112,12 @@ def test_flip_is_an_exact_mirror_of_half_the_images():
 def test_the_whole_image_is_a_box_too():
     x = pictures(4)
     torch.testing.assert_close(random_resized_crop(x, (1, 1), (5 / 6, 5 / 6), seeded()), x)  # w / h of the pictures
+
+
+def test_a_white_image_stays_white_to_its_edges():
+    out = EVERY["random_resized_crop"](torch.ones(500, 1, 16, 16), seeded())
+    torch.testing.assert_close(out, torch.ones_like(out))
+    assert out.max() <= 1  # interpolation weights may sum to a little more
 
 
 def boxes(n: int, scale: tuple[float, float], ratio: tuple[float, float]) -> tuple[torch.Tensor, ...]:
@@ -246,8 +253,9 @@ def test_the_order_of_the_jitter_is_drawn():
     assert len((results * 1000).round().flatten(1).unique(dim=0)) > 8
 
 
-def test_jitter_of_one_channel_is_brightness_and_contrast_only():
-    x = pictures(8, 1)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_jitter_without_colours_is_brightness_and_contrast_only(channels):
+    x = pictures(8, channels)
     assert torch.equal(color_jitter(x, 0, 0, 0.4, 0.4, 1.0, seeded()), x)
     assert not torch.equal(color_jitter(x, 0.4, 0, 0, 0, 1.0, seeded()), x)
     assert not torch.equal(color_jitter(x, 0, 0.4, 0, 0, 1.0, seeded()), x)

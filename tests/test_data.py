@@ -331,9 +331,17 @@ def test_an_archive_with_another_checksum_is_refused(archive_server):
 
 def test_without_a_network_it_says_how_to_do_without(archive_server, monkeypatch):
     monkeypatch.setattr(cifar, "ARCHIVE", "http://127.0.0.1:9/cifar-10-python.tar.gz")  # nobody listens there
-    with pytest.raises(Refusal, match=r"could not be fetched.*--data-dir or ANCHOR_DATA") as refused:
+    with pytest.raises(Refusal, match=r"could not be fetched.*--data-dir or ANCHOR_DATA"):
         load("cifar10", "test")
-    assert "\n" not in str(refused.value)
+
+
+def test_a_long_error_of_the_download_is_told_in_one_line(releases, monkeypatch):
+    def full(*_, **__):
+        raise OSError("no space\n  left")
+
+    monkeypatch.setattr("pooch.retrieve", full)
+    with pytest.raises(Refusal, match="no space left; unpack it yourself"):
+        load("cifar10", "test")
 
 
 # --- CIFAR-10, real ---------------------------------------------------------------------------------------------

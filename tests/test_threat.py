@@ -124,6 +124,7 @@ def test_contains_and_distance_are_per_image(ball) -> None:
 def test_eps_zero_is_the_image_itself() -> None:
     x = torch.rand(2, 1, 2, 2, generator=seeded())
     assert Ball("linf", 0.0).project(x + 1, x).equal(x)
+    assert Ball("l2", 1e-9).project(x, x).equal(x)  # below what float32 resolves
 
 
 @pytest.mark.parametrize(

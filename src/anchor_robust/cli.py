@@ -115,10 +115,12 @@ def quickstart(asked: argparse.Namespace) -> None:
 
 
 def train(asked: argparse.Namespace) -> None:
-    if (asked.recipe is None) == (asked.resume is None):
-        raise Refusal("give either a recipe or --resume RUN; anchor recipes lists the recipes")
-    if asked.resume and (asked.settings or asked.out):
-        raise Refusal("--resume takes no other settings: a resumed run keeps its own; start a new run to change them")
+    if asked.resume and (asked.recipe or asked.settings or asked.out):
+        raise Refusal(
+            "--resume RUN takes no recipe or settings: a resumed run keeps its own; start a new one instead"
+        )
+    if asked.recipe is None and asked.resume is None:
+        raise Refusal("give a recipe or --resume RUN; anchor recipes lists the recipes")
     from . import train as training
     from .display import Display
     from .recipe import settle

@@ -139,7 +139,7 @@ def withstand(
     Returns held [n], on the CPU, and whether every adversarial lies in the ball and in [0, 1].
     """
     held, contained = torch.zeros_like(standing), True
-    for indices in standing.nonzero().flatten().split(batch_size):
+    for indices in standing.nonzero().flatten().split(batch_size) if standing.any() else ():
         images, labels = x[indices.to(x.device)], y[indices.to(y.device)]
         adversarial = attack(search or model, images, labels, generator=generator)
         contained &= bool(attack.ball.contains(adversarial, images).all())

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 from . import runs
 from .audit import audit
 from .display import Display
 from .recipe import settle
-from .report.table import compare
+from .report.table import compare, output
 from .train import start
 
 METHODS = ("standard", "pgd-at", "anchor")
@@ -24,7 +22,7 @@ def run(out: Path, display: Display) -> None:
     attack = records["anchor"]["results"][-1]
     images = records["anchor"]["data"]["images"]
     title = f"{images} held-out digits; PGD-20 moves each pixel by at most {attack['eps']:g} of its range"
-    console = Console()
+    console = output()
     console.print(compare(records, title))
     console.print(
         "A cell: share answered rightly [95 % interval]. Without a defence the answers collapse under attack.",

@@ -1,7 +1,6 @@
 """A recipe: every setting of one experiment, read from YAML, checked, and written back resolved."""
 
 import dataclasses
-import difflib
 import inspect
 import re
 import textwrap
@@ -18,6 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from . import models, objectives
 from .attacks import PGD
 from .errors import Refusal, one_line
+from .lookup import nearest
 from .objectives import Objective
 from .optimise import Optimise
 from .threat import Ball
@@ -289,13 +289,6 @@ def known(where: str, mapping: Mapping[str, Any], allowed: Sequence[str]) -> Non
         if key not in allowed:
             full = f"{where}.{key}" if where else str(key)
             raise Refusal(f"setting {full} is unknown{nearest(str(key), allowed)}")
-
-
-def nearest(word: str, allowed: Sequence[str] | Mapping[str, Any]) -> str:
-    """The end of a refusal: the name probably meant, and all the names there are."""
-    close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
-    meant = f"; did you mean {close[0]}?" if close else ""
-    return f"{meant} (allowed: {', '.join(allowed)})" if allowed else "; there is nothing to set here"
 
 
 def fraction(value: Any) -> Any:

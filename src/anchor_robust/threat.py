@@ -1,7 +1,7 @@
 """The threat model: how far an attacker may move an image, in which norm.
 
-Methods are batched: images are [n ...] with pixels in [0, 1], each with its own ball. eps and step sizes are in
-pixel units: 8/255 is eight grey levels. After Madry et al., arXiv 1706.06083.
+Methods are batched: images are [n ...] with pixels in [0, 1], each with its own ball. eps and step sizes are
+in pixel units: 8/255 is eight grey levels. After Madry et al., arXiv 1706.06083.
 """
 
 import math

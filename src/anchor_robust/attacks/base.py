@@ -20,9 +20,9 @@ class Attack(ABC):
 
     The call around the search is sealed, so that no attack can forget it:
 
-    * While the search runs, every submodule is in evaluation mode and every parameter frozen; then, even
-      after an exception, each has its own mode and `requires_grad` again. `model` has to be an nn.Module for this,
-      a bound method of one, or a functools.partial of either: what is inside a lambda cannot be seen.
+    * While the search runs, every submodule is in evaluation mode and every parameter frozen; afterwards, also after
+      an exception, each has its own mode and `requires_grad` again. `model` has to be an nn.Module for this, a bound
+      method of one, or a functools.partial of either: what is inside a lambda cannot be seen.
     * Gradients flow whatever the surrounding no_grad or inference_mode; the global generator stays as it is.
     * The result is projected into the ball and [0, 1], detached, of x's dtype and device.
     """
@@ -80,7 +80,7 @@ def _frozen(model: Model) -> Iterator[None]:
 
 
 def _module_behind(model: Any) -> nn.Module | None:
-    while isinstance(model, functools.partial):
+    if isinstance(model, functools.partial):  # never of a partial: those are flattened
         model = model.func
     owner = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
     return owner if isinstance(owner, nn.Module) else None

@@ -1,11 +1,10 @@
 """Data sets, a reader per file: labelled uint8 images in one tensor, fixed splits, batched augmentation."""
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from ..errors import Refusal
+from ..lookup import named
 from .cifar import cifar10
 from .digits import digits
 from .images import ImageSet, check_pixels, hold_out
@@ -28,13 +27,5 @@ def load(name: str, split: Literal["train", "test"], data_dir: str | Path | None
     Raises:
         Refusal: an unknown name or split, or data that is missing, truncated or corrupt.
     """
-    return READERS[known("data set", name, NAMES)](known("split", split, SPLITS), data_dir)
-
-
-def known(what: str, given: str, allowed: tuple[str, ...]) -> str:
-    """`given` if it is allowed, else a refusal that offers the nearest."""
-    if given in allowed:
-        return given
-    nearest = difflib.get_close_matches(given, allowed, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    raise Refusal(f"{what} {given!r} is unknown; allowed: {', '.join(allowed)}{hint}")
+    named("split", split, dict.fromkeys(SPLITS))
+    return named("data set", name, READERS)(split, data_dir)

@@ -63,7 +63,7 @@ def _shares(similarity: Tensor, positive: Tensor, hardness: float, hard_fraction
 def _hardest(similarity: Tensor, positive: Tensor, fraction: float) -> Tensor:
     """The ceil(fraction |P(i)|) positives of lowest similarity in each row, bool [m m]."""
     order = similarity.masked_fill(~positive, math.inf).argsort(dim=1, stable=True)
-    # In float64 and less a hair, as 0.1 * 30 is 3.0000000000000004 and would become 4. At least one stays.
+    # In float64 and less a hair, as 0.28 * 25 is 7.000000000000001 and would become 8. At least one stays.
     quota = (fraction * positive.sum(1, keepdim=True).double() - 1e-9).ceil().clamp(min=1)
     within_quota = torch.arange(len(positive), device=positive.device) < quota
     return torch.zeros_like(positive).scatter(1, order, within_quota) & positive

@@ -1,6 +1,5 @@
 """Networks: a backbone per file, and the `Classifier` that gives each one its normalisation and its embedding."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 
 from ..errors import Refusal
+from ..lookup import named_or_imported
 from .classifier import Classifier, LogitsOnly, WithHead
 from .folded import Folded
 from .preact_resnet import preact_resnet18
@@ -25,15 +25,7 @@ __all__ = ["BUILT_IN", "Classifier", "Folded", "LogitsOnly", "WithHead", "backbo
 
 def factory(name: str) -> Callable[..., nn.Module]:
     """What builds the backbone `name`: a built-in, or the user's own as `package.module.Class`."""
-    if name in BUILT_IN:
-        return BUILT_IN[name]
-    module, dot, attribute = name.rpartition(".")
-    if not dot:
-        raise Refusal(f"model {name!r} is unknown; allowed: {', '.join(BUILT_IN)}, or your own as package.module.Class")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise Refusal(f"model class {name!r} cannot be imported ({error}); is its folder on PYTHONPATH?") from error
+    return named_or_imported("model", name, BUILT_IN)
 
 
 def backbone(

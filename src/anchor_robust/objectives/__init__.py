@@ -4,7 +4,7 @@ import importlib
 import inspect
 import pkgutil
 
-from ..errors import Refusal
+from ..lookup import named_or_imported
 from .base import Learner, Objective, Step
 
 __all__ = ["Learner", "Objective", "Step", "discover", "find"]
@@ -22,18 +22,7 @@ def discover() -> dict[str, type[Objective]]:
 
 def find(name: str) -> type[Objective]:
     """The objective `name`, or the user's own as `package.module.Class`."""
-    found = discover()
-    if name in found:
-        return found[name]
-    module, dot, attribute = name.rpartition(".")
-    if not dot:
-        raise Refusal(
-            f"objective {name!r} is unknown; allowed: {', '.join(found)}, or your own as package.module.Class"
-        )
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise Refusal(f"objective class {name!r} cannot be imported ({error}); is its folder on PYTHONPATH?") from error
+    return named_or_imported("objective", name, discover())
 
 
 def __getattr__(name: str) -> type[Objective]:

@@ -11,21 +11,18 @@ Record = Mapping[str, Any]
 
 def show(record: Record) -> None:
     """One model: a row per attack with all its conventions, a row per class, and the checks."""
-    console = Console()
+    console = output()
     data = record["data"]
     title = f"{record['model']['source']} on {data['name']} {data['split']}, {data['images']:,} images"
     table = Table(title=title, title_justify="left")
-    for heading in ("attack", "norm", "eps", "steps x size", "restarts", "start", "loss", "dtype"):
-        table.add_column(heading)
+    table.add_column("attack", no_wrap=True)
+    table.add_column("conventions")
     for heading in ("accuracy", "95 % interval", "seconds"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for result in record["results"]:
-        steps = "" if result["steps"] is None else f"{result['steps']} x {result['step_size']:.4g}"
-        conventions = (result["norm"], plain(result["eps"]), steps, result["restarts"], result["start"], result["loss"])
         table.add_row(
             result["label"],
-            *("" if value is None else str(value) for value in conventions),
-            result["dtype"],
+            conventions(result),
             percent(result["accuracy"]),
             interval(result),
             f"{result['seconds']:.1f}",
@@ -34,6 +31,21 @@ def show(record: Record) -> None:
     console.print(classes(record["results"]))
     for check in record["checks"]:
         console.print(f"{check['verdict']}: {check['name']}: {check['detail']}", highlight=False, markup=False)
+
+
+def output() -> Console:
+    """Standard output; wide enough not to break lines where no terminal sets the width."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def conventions(result: Record) -> str:
+    """Everything that an accuracy depends on, in one line."""
+    if result["norm"] is None:
+        return result["dtype"]
+    restarts = f"{result['restarts']} restart" + "s" * (result["restarts"] != 1)
+    search = f"{result['steps']} x {result['step_size']:.4g}, {result['start']} start, {restarts}, {result['loss']}"
+    return f"{result['norm']} eps {result['eps']:.4g}, {search}, {result['dtype']}"
 
 
 def classes(results: Sequence[Record]) -> Table:
@@ -69,7 +81,3 @@ def percent(fraction: float) -> str:
 def interval(result: Record) -> str:
     low, high = result["interval"]
     return f"[{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def plain(value: float | None) -> str | None:
-    return None if value is None else f"{value:.4g}"

@@ -1,0 +1,146 @@
+"""Weights that load anywhere, and one line about those that do not."""
+
+import errno
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from anchor_robust import checkpoint, runs
+from anchor_robust.errors import Refusal
+from anchor_robust.models import Classifier, LogitsOnly, backbone
+
+HEADER = {
+    "model": {"name": "resnet8", "width": 4},
+    "classes": ["a", "b", "c"],
+    "shape": [1, 8, 8],
+    "projection_width": 5,
+}
+NO_NORMALISATION = ([0.0], [1.0])
+
+
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    network = Classifier(backbone("resnet8", 3, (1, 8, 8), {"width": 4}), [0.3], [0.2], 5)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean = torch.randn_like(module.running_mean)
+    return network.eval()
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    x = torch.linspace(0, 1, 2 * 64).view(2, 1, 8, 8)
+    with torch.no_grad():
+        return model(x)
+
+
+def test_weights_read_back_to_the_same_model(tmp_path: Path) -> None:
+    network = classifier()
+    checkpoint.save_weights(tmp_path / runs.WEIGHTS, network, HEADER)
+    for source in (tmp_path, tmp_path / runs.WEIGHTS, str(tmp_path)):
+        loaded = checkpoint.load(source)
+        assert not loaded.training
+        assert torch.equal(logits(loaded), logits(LogitsOnly(network)))
+
+
+@pytest.mark.parametrize("nesting", [None, "state_dict", "model", "net"])
+def test_plain_state_dicts_load(tmp_path: Path, nesting: str | None) -> None:
+    network = classifier()
+    tensors = {f"module.{name}": tensor for name, tensor in network.backbone.state_dict().items()}
+    torch.save({nesting: tensors, "epoch": 3} if nesting else tensors, tmp_path / "plain.pt")
+    settings = ("resnet8", 3, (1, 8, 8), ([0.3], [0.2]))
+    with pytest.raises(Refusal, match="another architecture"):  # width 16, the default
+        checkpoint.load_foreign(tmp_path / "plain.pt", *settings)
+    narrow = backbone("resnet8", 3, (1, 8, 8), {"width": 4})
+    checkpoint.fill(narrow, checkpoint.read_state_dict(tmp_path / "plain.pt"), "plain.pt")
+    assert torch.equal(logits(LogitsOnly(Classifier(narrow, [0.3], [0.2]).eval())), logits(LogitsOnly(network)))
+
+
+def test_the_normalisation_given_is_the_one_used(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = backbone("resnet8", 3, (1, 8, 8))
+    torch.save(network.state_dict(), tmp_path / "plain.pt")
+    loaded = checkpoint.load_foreign(tmp_path / "plain.pt", "resnet8", 3, (1, 8, 8), ([0.5], [0.25]))
+    network.eval()
+    x = torch.linspace(0, 1, 2 * 64).view(2, 1, 8, 8)
+    torch.testing.assert_close(loaded(x), network((x - 0.5) / 0.25))
+
+
+def test_what_differs_is_named(tmp_path: Path) -> None:
+    tensors = classifier().backbone.state_dict()
+    tensors["extra.weight"] = torch.zeros(1)
+    del tensors["bn1.weight"]
+    tensors["linear.bias"] = torch.zeros(7)
+    torch.save(tensors, tmp_path / "plain.pt")
+    with pytest.raises(Refusal) as told:
+        checkpoint.fill(backbone("resnet8", 3, (1, 8, 8), {"width": 4}), tensors, "plain.pt")
+    for name in ("missing: bn1.weight", "unexpected: extra.weight", "linear.bias is [7], not [3]"):
+        assert name in str(told.value)
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "run",)  # type: ignore[return-value]
+
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"state_dict": Evil()}, protocol=2))
+    torch.save({"state_dict": Evil()}, tmp_path / "evil-zip.pt")
+    for name in ("evil.pt", "evil-zip.pt"):
+        with pytest.raises(Refusal, match=r"state_dict|cannot be read"):
+            checkpoint.load_foreign(tmp_path / name, "resnet8", 3, (1, 8, 8), NO_NORMALISATION)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["cut.safetensors", "cut.pt"])
+def test_truncated_files_are_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if path.suffix == ".pt":
+        torch.save(classifier().backbone.state_dict(), path)
+    else:
+        checkpoint.save_weights(path, classifier(), HEADER)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(Refusal, match="cannot be read"):
+        checkpoint.load_foreign(path, "resnet8", 3, (1, 8, 8), NO_NORMALISATION)
+
+
+def test_a_state_without_resumable_content_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="does not exist"):
+        checkpoint.read_state(tmp_path / runs.LAST)
+    (tmp_path / runs.LAST).write_bytes(b"half")
+    with pytest.raises(Refusal, match="cannot be read"):
+        checkpoint.read_state(tmp_path / runs.LAST)
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "file.json"
+    runs.write_json(target, {"old": 1})
+
+    def fill(partial: Path) -> None:
+        partial.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(Refusal, match="No space left on device; free some space"):
+        runs.write(target, fill)
+    assert runs.read_json(target) == {"old": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_a_directory_in_use_or_not_writable_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Refusal, match="not empty"):
+        runs.create(tmp_path)
+    with pytest.raises(Refusal, match="is a file"):
+        runs.create(tmp_path / "file")
+    with pytest.raises(Refusal, match="cannot write"):
+        runs.create(tmp_path / "file" / "below")
+
+
+def test_a_metrics_line_cut_short_is_left_out(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        runs.append_metrics(tmp_path, {"step": step})
+    with (tmp_path / runs.METRICS).open("a") as handle:
+        handle.write('{"step": 4')
+    assert [line["step"] for line in runs.read_metrics(tmp_path)] == [1, 2, 3]
+    runs.keep_metrics(tmp_path, 2)
+    assert [line["step"] for line in runs.read_metrics(tmp_path)] == [1, 2]

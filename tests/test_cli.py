@@ -1,0 +1,229 @@
+"""The command line as a user types it: what is written, what is said, and the exit status."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import anchor_robust
+from anchor_robust import quickstart, runs
+from anchor_robust.cli import main
+from anchor_robust.models import backbone
+from anchor_robust.recipe import Recipe, settle
+
+TINY = ("--optimise.epochs=1", "--model.width=4", "--attack.steps=1", "--validation.steps=1")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", "digits-anchor", "--out", str(directory), *TINY]) == 0
+    return directory
+
+
+def test_evaluate_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--attacks", "clean,pgd20,pgd20-2-255"]) == 0
+    printed = capsys.readouterr().out
+    for expected in ("PGD-20", "PGD-20 (2/255)", "0.15", "360", "95 % interval", "per class", "pass"):
+        assert expected in printed
+    record = json.loads((run / runs.EVALUATION).read_text())
+    assert {"schema", "model", "data", "results", "checks"} <= record.keys()
+    assert {"name", "split", "images", "sha256"} == record["data"].keys()
+    assert record["data"]["split"] == "test"
+    expected_keys = [
+        "attack",
+        "label",
+        "norm",
+        "eps",
+        "steps",
+        "step_size",
+        "restarts",
+        "start",
+        "loss",
+        "dtype",
+        "images",
+        "accuracy",
+        "interval",
+        "seconds",
+    ]
+    for result in record["results"]:
+        assert set(expected_keys) <= result.keys()
+    outcomes = np.load(run / runs.OUTCOMES)
+    assert set(outcomes.files) == {"label", "clean_prediction", "held_pgd20", "held_pgd20-2-255"}
+    clean = outcomes["clean_prediction"] == outcomes["label"]
+    assert record["results"][0]["accuracy"] == clean.mean()
+    assert record["results"][1]["accuracy"] == outcomes["held_pgd20"].mean()
+
+
+def test_the_weights_load_in_python_and_give_the_same_accuracy(run: Path) -> None:
+    from anchor_robust import data
+
+    main(["evaluate", str(run)])
+    record = runs.read_json(run / runs.EVALUATION)
+    images = data.load("digits", "test")
+    model = anchor_robust.load(run)
+    from anchor_robust.threat import Ball
+
+    measured = anchor_robust.evaluate(model, images.pixels(slice(None)), images.labels, ball=Ball("linf", 0.15))
+    assert [r["accuracy"] for r in measured["results"]] == [r["accuracy"] for r in record["results"]]
+
+
+def test_evaluate_a_weights_file_elsewhere(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "numbers.json"
+    weights = run / runs.WEIGHTS
+    assert main(["evaluate", str(weights), "--limit", "20", "--eps", "8/255", "--out", str(out)]) == 0
+    record = json.loads(out.read_text())
+    assert record["results"][1]["eps"] == 8 / 255
+    assert record["data"]["images"] == 20
+    assert (tmp_path / "numbers.npz").exists()
+
+
+def test_evaluate_a_plain_state_dict(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save({"state_dict": backbone("resnet8", 10, (1, 8, 8)).state_dict()}, tmp_path / "plain.pt")
+    out = tmp_path / "plain.json"
+    words = ["evaluate", str(tmp_path / "plain.pt"), "--model", "resnet8", "--data", "digits", "--limit", "10"]
+    assert main([*words, "--normalize", "0.5:0.25", "--out", str(out)]) == 0
+    record = json.loads(out.read_text())
+    assert (record["model"]["mean"], record["model"]["std"]) == ([0.5], [0.25])
+    assert record["results"][1]["eps"] == 0.031
+
+
+def test_recipes_lists_every_recipe_and_prints_one_to_start_from(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    for name in ("digits-anchor", "cifar10-resnet8-anchor", "cifar10-resnet18-pgd-at"):
+        assert name in listed
+    assert main(["recipes", "digits-anchor"]) == 0
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(capsys.readouterr().out)
+    assert settle(str(mine)) == settle("digits-anchor")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"anchor {anchor_robust.__version__}\n"
+
+
+# What is typed, and what the one line of the answer must name.
+WRONG: dict[str, tuple[str, ...]] = {
+    "frobnicate": ("frobnicate", "quickstart"),
+    "train": ("recipe", "--resume"),
+    "train digits-anchr": ("digits-anchr", "did you mean digits-anchor"),
+    "train digits-anchor --optimise.lrr 1": ("optimise.lrr", "did you mean lr"),
+    "train digits-anchor --optimize.lr 1": ("optimize", "did you mean optimise"),
+    "train digits-anchor --optimise.lr fast": ("optimise.lr", "float", "fast"),
+    "train digits-anchor --optimise.epochs 1.5": ("optimise.epochs", "int", "1.5"),
+    "train digits-anchor --optimise.epochs 0": ("optimise.epochs", "1 or more"),
+    "train digits-anchor --objective.name ancor": ("ancor", "did you mean anchor"),
+    "train digits-anchor --objective.temperature 0": ("temperature", "above 0"),
+    "train digits-anchor --objective.views=[clean]": ("views", "adversarial"),
+    "train digits-anchor --model.name resnet9": ("resnet9", "resnet8"),
+    "train digits-anchor --model.depth 3": ("model.depth", "width"),
+    "train digits-anchor --threat.eps 8": ("8", "8/255"),
+    "train digits-anchor --threat.eps=-0.1": ("-0.1",),
+    "train digits-anchor --threat.norm l1": ("l1", "linf"),
+    "train digits-anchor --data.name mnist": ("mnist", "digits"),
+    "train digits-anchor --validation.images 5000": ("5000",),
+    "train digits-anchor --seed": ("--seed",),
+    "train digits-anchor --out {tmp}": ("not empty", "--out"),
+    "train digits-anchor --out {tmp}/file": ("is a file",),
+    "train digits-anchor --out {tmp}/file/below": ("cannot write",),
+    "train cifar10-resnet8-anchor --data-dir {tmp}": ("no CIFAR-10", "cifar-10-batches-py"),
+    "train --resume {tmp}/nowhere": ("last.ckpt", "does not exist"),
+    "train --resume {tmp} --optimise.lr 1": ("--resume RUN takes no recipe or settings",),
+    "train {tmp}/broken.yaml": ("broken.yaml", "cannot be read"),
+    "train {tmp}/list.yaml": ("list.yaml", "key: value"),
+    "evaluate {tmp}/nowhere": ("nowhere", "does not exist"),
+    "evaluate {tmp}": ("weights.safetensors",),
+    "evaluate {tmp}/file": ("--model",),
+    "evaluate {tmp}/file --model resnet8": ("--data", "--normalize"),
+    "evaluate {tmp}/file --model resnet8 --data digits --normalize none": ("file", "cannot be read"),
+    "evaluate {tmp}/file --model resnet8 --data digits --normalize half": ("half", "none"),
+    "evaluate {run} --attacks clean,pgd21": ("pgd21", "pgd20"),
+    "evaluate {run} --limit 0": ("--limit 0",),
+    "evaluate {run} --limit ten": ("ten",),
+    "evaluate {run} --eps huge": ("huge", "8/255"),
+    "evaluate {run} --eps 8": ("8/255",),
+    "evaluate {run} --out {tmp}/numbers.txt": (".json",),
+    "evaluate {run} --optimise.lr 1": ("--optimise.lr", "not understood"),
+    "evaluate {run} --data mnist": ("mnist", "digits"),
+    "evaluate {run} --data cifar10 --data-dir {tmp}": ("no CIFAR-10",),
+    "recipes nope": ("nope", "digits-anchor"),
+    "data cifar10 --data-dir {tmp}": ("no CIFAR-10",),
+    "quickstart --out {tmp}": ("not empty",),
+}
+
+
+@pytest.mark.parametrize("typed", WRONG)
+def test_what_cannot_be_done_is_said_in_one_line(
+    typed: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ANCHOR_DATA", raising=False)
+    (tmp_path / "file").touch()
+    (tmp_path / "broken.yaml").write_text("name: [unclosed")
+    (tmp_path / "list.yaml").write_text("- name")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert main(typed.format(tmp=tmp_path, run=run).split()) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    lines = told.err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("anchor: ")
+    for word in WRONG[typed]:
+        assert word in lines[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == before, "something half-written stayed behind"
+
+
+def test_our_own_fault_exits_1_with_one_line_and_debug_raises(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str) -> None:
+        raise ZeroDivisionError("in the depths")
+
+    monkeypatch.setattr("anchor_robust.recipe.explained", broken)
+    assert main(["recipes", "digits-anchor"]) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "ZeroDivisionError: in the depths" in told
+    with pytest.raises(ZeroDivisionError):
+        main(["recipes", "digits-anchor", "--debug"])
+
+
+def test_quickstart_shows_what_the_tool_is_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "quickstart"
+    assert main(["quickstart", "--out", str(out)]) == 0
+    accuracy = {}
+    for method in quickstart.METHODS:
+        names = {path.name for path in (out / method).iterdir()}
+        assert {runs.RECIPE, runs.WEIGHTS, runs.METRICS, runs.EVALUATION, runs.OUTCOMES} <= names
+        results = runs.read_json(out / method / runs.EVALUATION)["results"]
+        accuracy[method] = {result["label"]: result["accuracy"] for result in results}
+    assert accuracy["standard"]["clean"] > 0.95
+    assert accuracy["standard"]["PGD-20"] < 0.2
+    for method in ("pgd-at", "anchor"):
+        assert accuracy[method]["clean"] > 0.9
+        assert accuracy[method]["PGD-20"] > 0.6
+    printed = capsys.readouterr().out
+    assert all(method in printed for method in quickstart.METHODS)
+    assert "written:" in printed
+
+
+@pytest.mark.parametrize("method", ["standard", "pgd-at", "anchor"])
+def test_real_cifar10_trains_and_evaluates(method: str, cifar_dir: Path, tmp_path: Path) -> None:
+    """Two steps on real images: the whole path, not the accuracy."""
+    out = tmp_path / method
+    tiny = [*TINY, "--optimise.batch_size=1000", "--validation.images=48000", "--validation.every=1"]
+    words = ["train", f"cifar10-resnet8-{method}", "--out", str(out), "--data-dir", str(cifar_dir)]
+    recipe: Recipe = settle(f"cifar10-resnet8-{method}", tiny)
+    assert recipe.validation.images == 48000
+    assert main([*words, *tiny]) == 0
+    assert main(["evaluate", str(out), "--limit", "50", "--data-dir", str(cifar_dir)]) == 0
+    record = runs.read_json(out / runs.EVALUATION)
+    assert record["data"]["name"] == "cifar10"
+    assert record["data"]["images"] == 50

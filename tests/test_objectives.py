@@ -1,0 +1,437 @@
+"""What every training method promises, whichever there are, and what each of them computes."""
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anchor_robust import objectives, recipe
+from anchor_robust.attacks import PGD
+from anchor_robust.data import augment
+from anchor_robust.errors import Refusal
+from anchor_robust.losses import hard_supcon
+from anchor_robust.models import Classifier, LogitsOnly
+from anchor_robust.models.resnet import resnet8
+from anchor_robust.objectives import Learner, Objective, Step
+from anchor_robust.objectives.anchor import Anchor
+from anchor_robust.objectives.pgd_at import PGDAdversarialTraining
+from anchor_robust.threat import Ball
+
+IMAGES, CLASSES = 12, 5
+BALL = Ball("linf", 0.1)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def buffers(network: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in network.named_buffers()}
+
+
+def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+class TrainingPass:
+    """The `forward` handle; notes the buffers before and after each call."""
+
+    def __init__(self, network: Classifier) -> None:
+        self.network = network
+        self.before: list[dict[str, Tensor]] = []
+        self.after: list[dict[str, Tensor]] = []
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.network.training
+        assert torch.is_grad_enabled()
+        self.before.append(buffers(self.network))
+        outputs = self.network(x)
+        self.after.append(buffers(self.network))
+        return outputs
+
+
+class Bench:
+    """A small network under training, the same on every call, with images and labels."""
+
+    def __init__(self, objective: Objective, label_smoothing: float = 0.0) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = resnet8(CLASSES, 3, width=4)
+            self.network = Classifier(network, (0.5,) * 3, (0.25,) * 3, objective.projection_width).train()
+        self.network.backbone.layer1[0].bn1.eval()  # a frozen child, as in fine-tuning
+        self.x = torch.rand(IMAGES, 3, 12, 12, generator=seeded(1))
+        self.y = torch.arange(IMAGES) % CLASSES
+        self.objective = objective
+        self.training_pass = TrainingPass(self.network)
+        self.learner = Learner(
+            net=LogitsOnly(self.network),
+            forward=self.training_pass,
+            attack=PGD(BALL, steps=2, step_size=0.05),
+            light=lambda x, generator: augment.light(x, 1, True, generator),
+            strong=lambda x, generator: augment.strong(x, True, generator),
+            label_smoothing=label_smoothing,
+        )
+
+    def step(self, seed: int = 0) -> Step:
+        return self.objective(self.learner, self.x, self.y, seeded(seed))
+
+    def gradients(self) -> list[Tensor]:
+        found = [parameter.grad for parameter in self.network.backbone.parameters()]
+        assert all(gradient is not None for gradient in found)
+        return found
+
+
+# --- the contract of every objective ---------------------------------------------------------------------------------
+
+MEMBERS = objectives.discover()
+every_objective = pytest.mark.parametrize("method", MEMBERS.values(), ids=MEMBERS)
+precisions = pytest.mark.parametrize("bf16", (False, True), ids=("float32", "bf16"))
+
+
+@every_objective
+def test_it_is_a_frozen_dataclass_with_defaults(method: type[Objective]) -> None:
+    objective = method()
+    assert "__dataclass_fields__" in method.__dict__, "decorated itself, not only its parent"
+    assert method.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert objective == method()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        objective.projection_width = 1  # type: ignore[misc]
+    assert objective.projection_width >= 0
+    assert method.selects_on in ("clean", "robust")
+
+
+@every_objective
+def test_its_name_is_that_of_its_file(method: type[Objective]) -> None:
+    stem = Path(inspect.getfile(method)).stem
+    assert method.name == stem.replace("_", "-")
+    assert objectives.find(method.name) is method
+    assert getattr(objectives, method.__name__) is method
+
+
+@every_objective
+def test_it_says_what_it_is(method: type[Objective]) -> None:
+    assert "name" in method.__dict__
+    assert method.__doc__
+    assert not method.__doc__.startswith(f"{method.__name__}("), "a docstring of its own, not the dataclass's"
+    assert inspect.getmodule(method).__doc__
+
+
+@every_objective
+@precisions
+def test_a_step_gives_a_loss_that_trains_the_backbone(method: type[Objective], bf16: bool) -> None:
+    bench = Bench(method())
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        outcome = bench.step()
+    assert isinstance(outcome, Step)
+    assert outcome.loss.shape == ()
+    assert outcome.loss.dtype == torch.float32
+    assert torch.isfinite(outcome.loss)
+    outcome.loss.backward()
+    assert all(torch.isfinite(gradient).all() for gradient in bench.gradients())
+    assert all(gradient.abs().sum() > 0 for gradient in bench.gradients())
+
+
+@every_objective
+@precisions
+def test_a_step_gives_logits_and_the_parts_of_its_loss(method: type[Objective], bf16: bool) -> None:
+    bench = Bench(method())
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        outcome = bench.step()
+    assert outcome.logits.shape == (IMAGES, CLASSES)
+    assert torch.isfinite(outcome.logits).all()
+    assert outcome.parts
+    for name, part in outcome.parts.items():
+        assert isinstance(part, Tensor), name
+        assert part.shape == (), name
+        assert part.dtype == torch.float32, name
+        assert torch.isfinite(part), name
+
+
+@every_objective
+def test_the_training_pass_is_taken_once_and_alone_moves_the_norms(method: type[Objective]) -> None:
+    bench = Bench(method())
+    start = buffers(bench.network)
+    modes = [module.training for module in bench.network.modules()]
+    bench.step()
+    assert len(bench.training_pass.before) == 1
+    assert same(bench.training_pass.before[0], start)
+    assert not same(bench.training_pass.after[0], start)
+    assert same(buffers(bench.network), bench.training_pass.after[0])
+    assert [module.training for module in bench.network.modules()] == modes
+    assert all(parameter.requires_grad for parameter in bench.network.parameters())
+    assert all(parameter.grad is None for parameter in bench.network.parameters())
+
+
+@every_objective
+def test_the_generator_alone_decides(method: type[Objective]) -> None:
+    state = torch.get_rng_state()
+    first, again, other = Bench(method()).step(3), Bench(method()).step(3), Bench(method()).step(4)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first.loss, again.loss)
+    assert torch.equal(first.logits, again.logits)
+    assert not torch.equal(first.logits, other.logits)
+
+
+@every_objective
+def test_images_and_labels_stay_as_they_are(method: type[Objective]) -> None:
+    bench = Bench(method())
+    x, y = bench.x.clone(), bench.y.clone()
+    bench.step()
+    assert torch.equal(bench.x, x)
+    assert torch.equal(bench.y, y)
+
+
+@every_objective
+def test_it_has_a_recipe(method: type[Objective]) -> None:
+    assert any(recipe.settle(name).objective.name == method.name for name in recipe.built_in())
+
+
+@pytest.mark.parametrize("name", recipe.built_in())
+def test_a_built_in_recipe_names_an_objective_that_is_here(name: str) -> None:
+    assert type(recipe.settle(name).objective) in MEMBERS.values()
+
+
+def test_every_file_of_the_folder_is_found() -> None:
+    files = {path.stem.replace("_", "-") for path in Path(objectives.__file__).parent.glob("*.py")}
+    assert set(MEMBERS) == files - {"--init--", "base"}
+
+
+def test_a_new_file_is_found_by_being_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Path(inspect.getfile(PGDAdversarialTraining)).read_text(encoding="utf-8")
+    source = source.replace("PGDAdversarialTraining", "Fresh").replace('"pgd-at"', '"fresh"')
+    (tmp_path / "fresh.py").write_text(source.replace("from .base", "from anchor_robust.objectives.base"))
+    monkeypatch.setattr(objectives, "__path__", [*objectives.__path__, str(tmp_path)])
+    try:
+        assert objectives.find("fresh").__name__ == "Fresh"
+        assert objectives.Fresh.name == "fresh"
+    finally:
+        sys.modules.pop(f"{objectives.__name__}.fresh", None)
+        vars(objectives).pop("fresh", None)
+
+
+# --- finding one -----------------------------------------------------------------------------------------------------
+
+
+class Own(PGDAdversarialTraining):
+    """A user's objective."""
+
+
+def test_a_users_objective_is_found_by_its_path() -> None:
+    assert objectives.find(f"{__name__}.Own") is Own
+
+
+@pytest.mark.parametrize(
+    "name",
+    ("pgdat", "no_such_package.Method", f"{__name__}.NoSuchClass", "./method.py", f"{__name__}.Bench", "math.pi"),
+)
+def test_what_is_no_objective_is_refused(name: str) -> None:
+    with pytest.raises(Refusal, match=name.replace(".", r"\.")):
+        objectives.find(name)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(Refusal, match=".*".join(MEMBERS)):
+        objectives.find("pgdat")
+
+
+# --- what each computes ----------------------------------------------------------------------------------------------
+
+
+class Stub:
+    """A learner whose views can be told apart, and whose network is a formula: everything is known by hand."""
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        self.x = torch.rand(6, 4, generator=seeded(1), dtype=torch.float64)
+        self.y = torch.tensor([0, 1, 2, 0, 1, 2])
+        self.heads = torch.randn(2, 4, 3, generator=seeded(2), dtype=torch.float64)
+        self.seen: list[Tensor] = []
+        self.attacked: list[Tensor] = []
+        light: Callable[..., Tensor] = lambda x, generator: x + 0.25  # noqa: E731
+        strong: Callable[..., Tensor] = lambda x, generator: x * 3  # noqa: E731
+        self.learner = Learner(
+            net=lambda x: self.logits(x),
+            forward=self.forward,
+            attack=self.attack,  # type: ignore[arg-type]
+            light=light,
+            strong=strong,
+            label_smoothing=label_smoothing,
+        )
+        clean = self.x + 0.25
+        self.views = {"clean": clean, "augmented": self.x * 3, "adversarial": -2 * clean}
+
+    def logits(self, x: Tensor) -> Tensor:
+        return x @ self.heads[0]
+
+    def embeddings(self, x: Tensor) -> Tensor:
+        return F.normalize(x @ self.heads[1], dim=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.seen.append(x)
+        return self.logits(x), self.embeddings(x)
+
+    def attack(self, net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
+        assert net is self.learner.net
+        assert torch.equal(y, self.y)
+        self.attacked.append(x)
+        return -2 * x
+
+    def step(self, objective: Objective) -> Step:
+        return objective(self.learner, self.x, self.y, seeded())
+
+    def cross_entropy(self, view: str) -> Tensor:
+        log_probabilities = self.logits(self.views[view]).log_softmax(1)
+        return -log_probabilities[torch.arange(6), self.y].mean()
+
+
+@pytest.mark.parametrize("name, view", (("standard", "clean"), ("pgd-at", "adversarial")))
+def test_plain_methods_take_the_cross_entropy_of_their_view(name: str, view: str) -> None:
+    stub = Stub()
+    outcome = stub.step(objectives.find(name)())
+    torch.testing.assert_close(outcome.loss, stub.cross_entropy(view))
+    torch.testing.assert_close(outcome.logits, stub.logits(stub.views[view]))
+    assert set(outcome.parts) == {"cross_entropy"}
+    assert torch.equal(outcome.parts["cross_entropy"], outcome.loss)
+    assert len(stub.attacked) == (view == "adversarial")
+
+
+VIEWS = (
+    ("adversarial",),
+    ("augmented", "adversarial"),
+    ("adversarial", "augmented"),
+    ("clean", "adversarial"),
+    ("clean", "augmented", "adversarial"),
+)
+
+
+@pytest.mark.parametrize("views", VIEWS, ids="+".join)
+@pytest.mark.parametrize("clean", (0.0, 0.7))
+def test_anchor_equals_its_formula(views: tuple[str, ...], clean: float) -> None:
+    stub = Stub()
+    settings = {"temperature": 0.5, "hardness": 2.0, "hard_fraction": 0.6}
+    outcome = stub.step(Anchor(contrast=0.3, clean=clean, views=views, **settings))
+
+    embeddings = torch.cat([stub.embeddings(stub.views[view]) for view in views])
+    parts = {
+        "cross_entropy": stub.cross_entropy("adversarial"),
+        "contrast": hard_supcon(embeddings, torch.cat([stub.y] * len(views)), **settings),
+    }
+    expected = parts["cross_entropy"] + 0.3 * parts["contrast"]
+    if clean:
+        parts["clean_cross_entropy"] = stub.cross_entropy("clean")
+        expected = expected + clean * parts["clean_cross_entropy"]
+
+    torch.testing.assert_close(outcome.loss, expected)
+    torch.testing.assert_close(outcome.parts, parts)
+    torch.testing.assert_close(outcome.logits, stub.logits(stub.views["adversarial"]))
+    assert len(stub.attacked) == 1
+    torch.testing.assert_close(stub.attacked[0], stub.views["clean"])
+
+
+@pytest.mark.parametrize("views", VIEWS, ids="+".join)
+@pytest.mark.parametrize("clean", (0.0, 0.7))
+def test_anchor_forwards_its_views_in_their_order_and_each_once(views: tuple[str, ...], clean: float) -> None:
+    stub = Stub()
+    stub.step(Anchor(views=views, clean=clean))
+    forwarded = [*views, "clean"] if clean and "clean" not in views else views
+    assert len(stub.seen) == 1
+    torch.testing.assert_close(stub.seen[0], torch.cat([stub.views[view] for view in forwarded]))
+
+
+def test_anchor_without_contrast_is_adversarial_training() -> None:
+    anchor = Bench(Anchor(contrast=0.0, clean=0.0, views=("adversarial",), projection_width=0))
+    pgd_at = Bench(PGDAdversarialTraining())
+    ours, theirs = anchor.step(5), pgd_at.step(5)
+    assert torch.equal(ours.loss, theirs.loss)
+    assert torch.equal(ours.logits, theirs.logits)
+    ours.loss.backward()
+    theirs.loss.backward()
+    assert all(map(torch.equal, anchor.gradients(), pgd_at.gradients()))
+
+
+def test_the_contrast_trains_the_projection_head() -> None:
+    bench = Bench(Anchor())
+    bench.step().loss.backward()
+    assert bench.network.projection is not None
+    assert all(parameter.grad.abs().sum() > 0 for parameter in bench.network.projection.parameters())
+
+
+def test_adversarial_views_lie_in_the_ball_around_the_light_view() -> None:
+    bench = Bench(PGDAdversarialTraining())
+    light = bench.learner.light(bench.x, seeded(7))
+    adversarial = bench.learner.attacked(light, bench.y, seeded(8))
+    assert BALL.contains(adversarial, light).all()
+    assert BALL.distance(adversarial, light).min() > 0
+
+
+# --- cross-entropy ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("smoothing", (0.0, 0.1, 0.6))
+def test_label_smoothing_mixes_the_target_with_all_classes(smoothing: float) -> None:
+    logits, y = torch.randn(6, 4, generator=seeded(), dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0, 1])
+    log_probabilities = logits.log_softmax(1)
+    target = (1 - smoothing) * F.one_hot(y, 4) + smoothing / 4
+    expected = -(target * log_probabilities).sum(1).mean()
+    torch.testing.assert_close(Stub(smoothing).learner.cross_entropy(logits, y), expected)
+
+
+def test_cross_entropy_is_taken_in_at_least_float32() -> None:
+    logits, y = torch.randn(6, 4, generator=seeded()), torch.tensor([0, 1, 2, 3, 0, 1])
+    learner = Stub().learner
+    half = learner.cross_entropy(logits.bfloat16(), y)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, F.cross_entropy(logits.bfloat16().float(), y))
+    assert learner.cross_entropy(logits.double(), y).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_the_recipes_label_smoothing_reaches_the_loss(name: str) -> None:
+    plain, smoothed = (Bench(MEMBERS[name](), smoothing).step() for smoothing in (0.0, 0.5))
+    assert torch.equal(plain.logits, smoothed.logits)
+    assert not torch.allclose(plain.loss, smoothed.loss)
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    (
+        {"views": ()},
+        {"views": ("clean", "augmented")},
+        {"views": ("adversarial", "adversarial")},
+        {"views": ("adversarial", "sideways")},
+        {"contrast": -0.1},
+        {"contrast": float("inf")},
+        {"clean": -1.0},
+        {"clean": float("nan")},
+        {"hardness": -1.0},
+        {"hardness": float("inf")},
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"hard_fraction": 0.0},
+        {"hard_fraction": 1.01},
+        {"projection_width": -1},
+    ),
+    ids=str,
+)
+def test_bad_settings_of_anchor_are_refused_by_name(settings: dict[str, Any]) -> None:
+    with pytest.raises(Refusal, match=rf"{next(iter(settings))} .* given; allowed"):
+        Anchor(**settings)
+
+
+def test_a_users_callable_is_enough_for_a_view() -> None:
+    """What the contract asks of a learner is duck-typed: no class of ours is needed to try an objective."""
+    stub = Stub()
+    learner = SimpleNamespace(**{name: getattr(stub.learner, name) for name in ("forward", "light", "cross_entropy")})
+    outcome = objectives.find("standard")()(learner, stub.x, stub.y, seeded())  # type: ignore[arg-type]
+    torch.testing.assert_close(outcome.loss, stub.cross_entropy("clean"))

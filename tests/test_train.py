@@ -1,0 +1,188 @@
+"""Training: what a run leaves behind, and that stopping and going on changes nothing."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from anchor_robust import audit, checkpoint, data, runs, train
+from anchor_robust.display import Display
+from anchor_robust.errors import Refusal
+from anchor_robust.recipe import Recipe, settle
+
+EPOCHS, STEPS_PER_EPOCH = 3, 9
+SMALL = (
+    f"--optimise.epochs={EPOCHS}",
+    "--optimise.batch_size=128",
+    "--model.width=4",
+    "--attack.steps=1",
+    "--validation.every=1",
+    "--validation.images=200",
+    "--validation.steps=2",
+)
+
+
+def small(method: str = "anchor", *more: str) -> Recipe:
+    return settle(f"digits-{method}", [*SMALL, *more])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody interrupted."""
+    return train.start(small(), tmp_path_factory.mktemp("whole") / "run", None, Display())
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    one, two = (checkpoint.read_state(run / runs.LAST) for run in (first, second))
+    kept_one, kept_two = (load_file(run / runs.WEIGHTS) for run in (first, second))
+    return (
+        all(torch.equal(one["network"][name], two["network"][name]) for name in one["network"])
+        and all(torch.equal(one["average"][name], two["average"][name]) for name in one["average"])
+        and all(torch.equal(kept_one[name], kept_two[name]) for name in kept_one)
+    )
+
+
+def test_a_run_leaves_what_the_design_promises(whole: Path) -> None:
+    names = {path.name for path in whole.iterdir()}
+    assert names == {runs.RECIPE, runs.ENVIRONMENT, runs.METRICS, runs.WEIGHTS, runs.LAST}
+    assert settle(str(whole / runs.RECIPE)) == small()
+    lines = runs.read_metrics(whole)
+    assert [line["step"] for line in lines] == [STEPS_PER_EPOCH * (epoch + 1) for epoch in range(EPOCHS)]
+    for line in lines:
+        assert {"epoch", "lr", "loss", "cross_entropy", "contrast", "validation_clean", "validation_robust"} <= set(
+            line
+        )
+    splits = runs.read_json(whole / runs.ENVIRONMENT)["data"]
+    parts = data.hold_out(data.load("digits", "train"), 200)
+    for part in parts:
+        assert splits[part.split] == {"images": len(part), "sha256": part.sha256}
+
+
+def test_training_learns(whole: Path) -> None:
+    lines = runs.read_metrics(whole)
+    assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
+
+
+def test_the_kept_weights_are_the_best_on_validation(whole: Path) -> None:
+    lines = runs.read_metrics(whole)
+    best = max(lines, key=lambda line: line["validation_robust"])
+    _, header = checkpoint.load_with_header(whole)
+    assert header["validation"] == {key: best[key] for key in ("epoch", "validation_clean", "validation_robust")}
+
+
+def test_training_never_loads_the_test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda name, split, folder=None: asked.append(split) or load(name, split, folder))
+    train.start(small("standard", "--optimise.epochs=1"), tmp_path / "run", None, Display())
+    assert asked == ["train"]
+
+
+def test_same_recipe_same_weights_another_seed_others(whole: Path, tmp_path: Path) -> None:
+    again = train.start(small(), tmp_path / "again", None, Display())
+    assert same_weights(whole, again)
+    other = train.start(small("anchor", "--seed=1"), tmp_path / "other", None, Display())
+    assert not same_weights(whole, other)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_kill_at_a_random_step_changes_nothing(
+    seed: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_at = random.Random(seed).randrange(EPOCHS * STEPS_PER_EPOCH)
+    step, run = train.step, tmp_path / "run"
+
+    def step_until_killed(training: train.Training, number: int, *rest: object) -> object:
+        if number == killed_at:
+            raise SystemError("killed")
+        return step(training, number, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "step", step_until_killed)
+        with pytest.raises(SystemError, match="killed"):
+            train.start(small(), run, None, Display())
+    train.resume(run, None, Display())
+    assert same_weights(whole, run)
+    assert [line["step"] for line in runs.read_metrics(run)] == [line["step"] for line in runs.read_metrics(whole)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_real_signal_then_resume_changes_nothing(number: int, tmp_path: Path) -> None:
+    run, straight = tmp_path / "run", tmp_path / "straight"
+    longer = [*SMALL, "--optimise.epochs=12"]
+    command = [sys.executable, "-m", "anchor_robust", "train", "digits-anchor", "--out", str(run), *longer]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    deadline = time.monotonic() + 120
+    while len(runs.read_metrics(run)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), told
+    stopped_at = checkpoint.read_state(run / runs.LAST)["step"]
+    assert 0 < stopped_at < 12 * STEPS_PER_EPOCH
+    if number == signal.SIGINT:
+        assert f"anchor train --resume {run}" in told
+    done = subprocess.run([sys.executable, "-m", "anchor_robust", "train", "--resume", str(run)], check=False)
+    assert done.returncode == 0
+    train.start(settle("digits-anchor", longer), straight, None, Display())
+    assert same_weights(straight, run)
+    assert not list(run.glob(".*partial"))
+
+
+def test_resuming_a_finished_run_changes_nothing(whole: Path) -> None:
+    before = (whole / runs.WEIGHTS).read_bytes()
+    train.resume(whole, None, Display())
+    assert (whole / runs.WEIGHTS).read_bytes() == before
+
+
+def test_resume_refuses_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train.start(small("standard", "--optimise.epochs=1"), tmp_path / "run", None, Display())
+    images = data.load("digits", "train")
+    monkeypatch.setattr(data, "load", lambda *_: images.subset(torch.arange(1, len(images))))
+    with pytest.raises(Refusal, match="other images"):
+        train.resume(run, None, Display())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Refusal) as stopped:
+        train.start(small("anchor", "--optimise.lr=1e12", "--optimise.warmup=0"), run, None, Display())
+    told = str(stopped.value)
+    assert "step" in told
+    assert "cross_entropy" in told
+    assert "contrast" in told
+    assert str(run / runs.LAST) in told
+    network = checkpoint.read_state(run / runs.LAST)["network"]
+    assert all(torch.isfinite(tensor).all() for tensor in network.values())
+
+
+def test_bf16_training_gives_finite_weights(tmp_path: Path) -> None:
+    recipe = small("anchor", "--optimise.precision=bf16", "--optimise.epochs=1")
+    run = train.start(recipe, tmp_path / "run", None, Display())
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(run / runs.WEIGHTS).values())
+    assert runs.read_json(run / runs.ENVIRONMENT)["precision"] == "bf16-mixed"
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="1237 training images"):
+        train.start(small("anchor", "--optimise.batch_size=5000"), tmp_path / "run", None, Display())
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluated_run_holds_record_and_outcomes(whole: Path) -> None:
+    record = audit.audit(str(whole), limit=100, display=Display())
+    assert json.loads((whole / runs.EVALUATION).read_text()) == record
+    assert record["data"]["images"] == 100
+    assert [result["label"] for result in record["results"]] == ["clean", "PGD-20"]
+    assert record["results"][1]["eps"] == 0.15
+    kept = audit.audit(str(whole), limit=10, display=Display())
+    assert kept["data"]["images"] == 10
+    assert runs.read_json(whole / runs.EVALUATION)["data"]["images"] == 100
