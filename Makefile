@@ -10,7 +10,7 @@ ifndef OUT
 OUT := runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 endif
 
-.PHONY: help venv quickstart test lint format check clean
+.PHONY: help venv quickstart test lint results format check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -41,6 +41,10 @@ lint: $(READY) ## check style, types and the import contract
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python results/table.py --check
+
+results: $(READY) ## write the tables of the README from the run files in results/
+	$(BIN)/python results/table.py
 
 format: $(READY) ## put the code into the project's style
 	$(BIN)/ruff check --fix

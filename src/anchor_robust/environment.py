@@ -14,7 +14,7 @@ PACKAGES = ("anchor-robust", "torch", "lightning-fabric", "numpy")
 def describe(device: torch.device) -> dict[str, object]:
     """JSON-ready: the command, versions, processor or accelerator, threads."""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["anchor", *sys.argv[1:]]),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: version(name) for name in PACKAGES},

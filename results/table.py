@@ -1,0 +1,90 @@
+"""Write the tables of results/README.md and of the README from the run files in this folder: `make results`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from anchor_robust import runs
+from anchor_robust.report.paired import mcnemar
+from anchor_robust.report.table import conventions
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+METHODS = {"standard": "standard training", "pgd-at": "PGD-AT", "anchor": "**ANCHOR**"}
+BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
+
+
+def accuracy(result: dict[str, Any]) -> str:
+    low, high = result["interval"]
+    return f"{100 * result['accuracy']:.2f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def comparison(experiment: str) -> str:
+    """One Markdown table: a row per method, and what the numbers depend on."""
+    folders = {method: HERE / f"{experiment}-{method}" for method in METHODS}
+    records = {method: runs.read_json(folder / runs.EVALUATION) for method, folder in folders.items()}
+    labels = [result["label"] for result in records["anchor"]["results"]]
+    lines = [f"| training | {' | '.join(labels)} | minutes |", "|---" * (len(labels) + 2) + "|"]
+    for method, record in records.items():
+        minutes = runs.read_metrics(folders[method])[-1]["seconds"] / 60
+        cells = [accuracy(result) for result in record["results"]]
+        lines.append(f"| {METHODS[method]} | {' | '.join(cells)} | {minutes:.0f} |")
+    return "\n".join([*lines, "", note(folders, records)])
+
+
+def note(folders: dict[str, Path], records: dict[str, Any]) -> str:
+    record, environment = records["anchor"], runs.read_json(folders["anchor"] / runs.ENVIRONMENT)
+    recipe = yaml.safe_load((folders["anchor"] / runs.RECIPE).read_text())
+    attacked = [f"{result['label']}: {conventions(result)}" for result in record["results"] if result["norm"]]
+    network = f"{recipe['model']['name']} of width {recipe['model']['width']} ({environment['parameters']:,} parameters)"
+    return (
+        f"Accuracy in % with its 95 % Wilson interval on {record['data']['images']:,} {record['data']['name']} test "
+        f"images; {'; '.join(attacked)}. {network}, {recipe['optimise']['epochs']} epochs, seed {recipe['seed']}, weights "
+        f"chosen on {recipe['validation']['images']:,} held-out training images. Minutes of training on "
+        f"{environment['threads']} threads of {environment['device']}, other work running beside it. "
+        f"{paired(folders)}"
+    )
+
+
+def paired(folders: dict[str, Path]) -> str:
+    """ANCHOR against PGD-AT, image by image."""
+    ours, theirs = (np.load(folders[method] / runs.OUTCOMES) for method in ("anchor", "pgd-at"))
+    sentences = []
+    for what in ("clean", "PGD-20"):
+        first, second = (held(outcomes, what) for outcomes in (ours, theirs))
+        only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+        p = mcnemar(only_first, only_second)
+        sentences.append(f"{what}: {only_first} images held by ANCHOR alone, {only_second} by PGD-AT alone, p = {p:.2g}")
+    return f"McNemar's exact test: {'; '.join(sentences)}."
+
+
+def held(outcomes: Any, what: str) -> np.ndarray:
+    return outcomes["clean_prediction"] == outcomes["label"] if what == "clean" else outcomes["held_pgd20"]
+
+
+def insert(document: Path, table: str) -> str:
+    """The document with `table` between its two markers."""
+    before, _, rest = document.read_text(encoding="utf-8").partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise SystemExit(f"{document} has no place for the table; it must hold {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def main() -> None:
+    """Rewrite the documents; with --check, only say whether they are up to date."""
+    table = comparison("cifar10-resnet8")
+    for document in (ROOT / "README.md", HERE / "README.md"):
+        text = insert(document, table)
+        if "--check" in sys.argv[1:]:
+            if text != document.read_text(encoding="utf-8"):
+                raise SystemExit(f"{document.relative_to(ROOT)} is not what the result files say; run make results")
+        else:
+            runs.write_text(document, text)
+
+
+if __name__ == "__main__":
+    main()

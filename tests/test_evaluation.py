@@ -1,0 +1,464 @@
+"""Intervals, verdicts and records: the numbers mean what they say, and measuring changes nothing."""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import anchor_robust
+from anchor_robust import evaluation
+from anchor_robust.attacks import PGD
+from anchor_robust.errors import Refusal
+from anchor_robust.evaluation import PROTOCOLS, evaluate, measure, wilson
+from anchor_robust.threat import Ball
+
+ATTACKS = ("clean", *PROTOCOLS)
+RESULT_FIELDS = {
+    *("attack", "label", "norm", "eps", "steps", "step_size", "restarts", "start", "loss", "dtype", "images"),
+    *("accuracy", "interval", "seconds"),
+}
+
+
+def images(n: int = 30, seed: int = 0) -> Tensor:
+    return torch.rand(n, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def labels(n: int = 30, classes: int = 4) -> Tensor:
+    return torch.arange(n) % classes
+
+
+class ConvNet(nn.Module):
+    """Four classes; batch statistics and dropout show whether it is in evaluation mode; `frozen` always is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            self.conv = nn.Conv2d(3, 8, 3)
+            self.norm, self.dropout, self.frozen = nn.BatchNorm2d(8), nn.Dropout(0.5), nn.BatchNorm2d(8)
+            self.linear = nn.Linear(8, 4)
+            nn.init.normal_(self.linear.weight, std=20.0)  # so that images get various classes
+        self.frozen.eval()
+        self.seen: list[torch.dtype] = []
+        self.fails = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.dtype)
+        if self.fails:
+            raise RuntimeError("out of memory, say")
+        features = self.dropout(self.frozen(F.relu(self.norm(self.conv(x))))).mean((2, 3))
+        return self.linear(features - 0.3)
+
+
+def truthful(model: nn.Module, x: Tensor, wrong: int = 10) -> Tensor:
+    """Labels that the model gets right, but for the last `wrong` images."""
+    with torch.no_grad(), evaluation.evaluating(model):
+        predictions = model(x).argmax(1)
+    y = predictions.clone()
+    y[len(y) - wrong :] = (predictions[len(y) - wrong :] + 1) % 4
+    return y
+
+
+# --- Wilson's interval -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "successes, count, low, high",
+    (
+        (0, 10, 0.0, 0.2775328),  # z^2 / (n + z^2)
+        (10, 10, 0.7224672, 1.0),
+        (50, 100, 0.4038315, 0.5961685),
+        (81, 263, 0.2552884, 0.3662062),  # Newcombe 1998, table I: 0.2553, 0.3662
+        (15, 148, 0.0623876, 0.1605338),  # 0.0624, 0.1605
+        (1, 29, 0.0061112, 0.1717551),  # 0.0061, 0.1718
+    ),
+)
+def test_wilson_gives_the_published_intervals(successes: int, count: int, low: float, high: float) -> None:
+    assert wilson(successes, count) == pytest.approx((low, high), abs=2e-5)
+
+
+def test_wilson_takes_other_levels() -> None:
+    z, n = 3.0, 7
+    assert wilson(0, n, z) == pytest.approx((0.0, z * z / (n + z * z)), abs=1e-12)
+
+
+counts = st.integers(1, 20_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+@given(counts)
+def test_wilson_lies_in_0_to_1_around_the_share(given_: tuple[int, int]) -> None:
+    successes, count = given_
+    low, high = wilson(successes, count)
+    assert 0 <= low < high <= 1
+    assert low - 1e-12 <= successes / count <= high + 1e-12
+
+
+@given(counts)
+def test_wilson_solves_its_equation(given_: tuple[int, int]) -> None:
+    """Each bound q is where the share lies z standard deviations of q away: (p - q)^2 = z^2 q (1 - q) / n."""
+    successes, count = given_
+    for q in wilson(successes, count):
+        deviation = 1.959963984540054**2 * q * (1 - q) / count
+        assert (successes / count - q) ** 2 == pytest.approx(deviation, rel=1e-6, abs=1e-12)
+
+
+@given(counts, st.integers(2, 50))
+def test_wilson_narrows_with_more_images_and_mirrors(given_: tuple[int, int], times: int) -> None:
+    successes, count = given_
+    low, high = wilson(successes, count)
+    narrow_low, narrow_high = wilson(successes * times, count * times)
+    assert narrow_high - narrow_low < high - low
+    assert wilson(count - successes, count) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+# --- the verdict, where it is known ----------------------------------------------------------------------------------
+
+
+def linear_model(norm: str, eps: float, shares: list[float]) -> tuple[nn.Module, Tensor, Tensor]:
+    """A linear two-class model and images whose margin is `shares` of what the ball can take away.
+
+    logits = (0, w . x + b); the attacker moves w . x by at most eps |w|_1 (linf) or eps |w|_2 (l2).
+    """
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(48, generator=generator)
+    reach = eps * (weight.abs().sum() if norm == "linf" else weight.norm())
+    centre = 0.5 + 0.1 * (torch.rand(len(shares), 48, generator=generator) - 0.5)
+    y = torch.arange(len(shares)) % 2
+    wanted = torch.tensor(shares) * reach * (2 * y - 1)
+    x = centre + ((wanted - centre @ weight) / weight.square().sum())[:, None] * weight  # b = 0
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.stack([torch.zeros(48), weight]))
+        model[1].bias.zero_()
+    return model, x.view(-1, 3, 4, 4), y
+
+
+@pytest.mark.parametrize("attack", PROTOCOLS)
+@pytest.mark.parametrize("norm, eps", (("linf", 0.031), ("linf", 8 / 255), ("l2", 0.25)))
+def test_on_a_linear_model_the_margin_decides(attack: str, norm: Any, eps: float) -> None:
+    # 0.9 and 1.1 rather than 1: twenty steps of 0.003 reach 94 % of the way from the farthest start.
+    shares = [-0.5, -0.01, 0.01, 0.3, 0.6, 0.9, 1.1, 1.2, 1.5, 1.2, 1.1, 0.9, 0.6, -0.3]
+    model, x, y = linear_model(norm, eps, shares)
+    assert x.min() > eps, "no image touches the box"
+    assert x.max() < 1 - eps
+    outcomes = measure(model, x, y, ("clean", attack), ball=Ball(norm, eps)).outcomes
+    assert (outcomes["clean_prediction"] == y.numpy()).tolist() == [share > 0 for share in shares]
+    assert outcomes[f"held_{attack}"].tolist() == [share > 1 for share in shares]
+
+
+def test_a_ball_of_nothing_leaves_the_clean_accuracy() -> None:
+    model, x, y = linear_model("linf", 0.031, [-0.5, 0.01, 0.5, 2.0])
+    clean, attacked = evaluate(model, x, y, ("clean", "pgd20-2-255"), ball=Ball("linf", 1e-9))["results"]
+    assert clean["accuracy"] == attacked["accuracy"] == 0.75
+
+
+def test_the_protocols_are_the_published_ones() -> None:
+    paper, grey_levels = Ball("linf", 0.031), Ball("linf", 8 / 255)
+    assert PROTOCOLS["pgd20"].build(paper) == PGD(paper, steps=20, step_size=0.003, start="uniform", restarts=1)
+    assert PROTOCOLS["pgd20-2-255"].build(grey_levels) == PGD(grey_levels, steps=20, step_size=2 / 255)
+    assert PROTOCOLS["pgd20"].label == "PGD-20"
+    assert PROTOCOLS["pgd20-2-255"].label == "PGD-20 (2/255)"
+    wider: Any = PROTOCOLS["pgd20"].build(Ball("linf", 0.062))
+    assert wider.step_size == pytest.approx(0.006)
+
+
+# --- the record ------------------------------------------------------------------------------------------------------
+
+
+def test_the_record_states_every_convention() -> None:
+    model, x, y = linear_model("linf", 0.031, [0.5, 2.0, -1.0, 2.0])
+    record = evaluate(model, x, y)
+    assert json.loads(json.dumps(record)) == record
+    assert record["schema"] == 1
+    assert [result["label"] for result in record["results"]] == ["clean", "PGD-20"]
+    clean, attacked = record["results"]
+    for result in record["results"]:
+        assert result.keys() >= RESULT_FIELDS
+        assert result["images"] == 4
+        assert result["dtype"] == "float32"
+        assert result["interval"] == list(wilson(round(result["accuracy"] * 4), 4))
+        assert result["seconds"] >= 0
+    assert (clean["attack"], clean["accuracy"], clean["eps"], clean["steps"]) == ("clean", 0.75, None, None)
+    stated = {key: attacked[key] for key in ("attack", "norm", "eps", "steps", "step_size", "restarts", "start", "loss")}
+    assert stated == {
+        "attack": "pgd20",
+        "norm": "linf",
+        "eps": 0.031,
+        "steps": 20,
+        "step_size": 0.003,
+        "restarts": 1,
+        "start": "uniform",
+        "loss": "ce",
+    }
+    assert attacked["accuracy"] == 0.5
+    assert [check["verdict"] for check in record["checks"]] == ["pass"]
+    assert record["checks"][0].keys() == {"name", "verdict", "detail"}
+
+
+def test_the_outcomes_say_what_happened_to_every_image() -> None:
+    model, x = ConvNet(), images()
+    y = truthful(model, x)
+    measurement = measure(model, x, y, ATTACKS, batch_size=7)
+    outcomes = measurement.outcomes
+    assert outcomes.keys() == {"label", "clean_prediction", *(f"held_{name}" for name in PROTOCOLS)}
+    assert outcomes["label"].tolist() == y.tolist()
+    right = outcomes["clean_prediction"] == y.numpy()
+    assert right.sum() == 20
+    for result in measurement.record["results"]:
+        held = right if result["attack"] == "clean" else outcomes[f"held_{result['attack']}"]
+        assert held.dtype == np.bool_
+        assert held.shape == (30,)
+        assert result["accuracy"] == held.mean()
+        assert not (held & ~right).any(), "an image that is wrong already cannot hold"
+    assert 0 < outcomes["held_pgd20"].sum() < 20, "the attack must have something to tell"
+
+
+@pytest.mark.parametrize("classes", (None, ("ant", "bee", "cat", "dog")))
+def test_classes_add_up(classes: tuple[str, ...] | None) -> None:
+    model, x = ConvNet(), images()
+    y = truthful(model, x)
+    measurement = measure(model, x, y, ATTACKS, classes=classes)
+    names = list(classes or "0123")
+    present = [names[label] for label in sorted(set(y.tolist()))]
+    for result in measurement.record["results"]:
+        rows = result["per_class"]
+        assert [row["class"] for row in rows] == present
+        assert [row["images"] for row in rows] == [int((y == names.index(name)).sum()) for name in present]
+        assert sum(row["accuracy"] * row["images"] for row in rows) == pytest.approx(result["accuracy"] * 30)
+        for row in rows:
+            low, high = wilson(round(row["accuracy"] * row["images"]), row["images"])
+            assert row["interval"] == [low, high]
+    right = measurement.outcomes["clean_prediction"] == y.numpy()
+    clean_rows = measurement.record["results"][0]["per_class"]
+    assert [row["accuracy"] for row in clean_rows] == [
+        pytest.approx(right[y.numpy() == names.index(name)].mean()) for name in present
+    ]
+
+
+def test_adversarials_that_leave_the_ball_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, y = linear_model("linf", 0.031, [0.5, 2.0])
+    monkeypatch.setattr(Ball, "contains", lambda self, x_adv, x: torch.tensor([True] * (len(x) - 1) + [False]))
+    assert [check["verdict"] for check in evaluate(model, x, y)["checks"]] == ["warn"]
+
+
+@pytest.mark.parametrize(
+    "attacks, labels_",
+    (
+        (("clean",), ["clean"]),
+        (("pgd20",), ["PGD-20"]),
+        (("pgd20", "clean", "pgd20"), ["clean", "PGD-20"]),
+        (("pgd20-2-255", "pgd20"), ["PGD-20 (2/255)", "PGD-20"]),
+        ((), []),
+    ),
+)
+def test_only_what_was_asked_for_is_told_and_once(attacks: tuple[str, ...], labels_: list[str]) -> None:
+    model, x, y = linear_model("linf", 0.031, [0.5, 2.0])
+    record = evaluate(model, x, y, attacks)
+    assert [result["label"] for result in record["results"]] == labels_
+    assert bool(record["checks"]) == any(label != "clean" for label in labels_)
+
+
+# --- what measuring must not depend on, nor change -------------------------------------------------------------------
+
+
+def told(record: dict[str, Any]) -> list[Any]:
+    return [{**result, "seconds": None} for result in record["results"]]
+
+
+def test_clean_accuracy_does_not_depend_on_the_batch_size() -> None:
+    model, x = ConvNet(), images()
+    y = truthful(model, x)
+    records = [told(evaluate(model, x, y, ("clean",), batch_size=size)) for size in (1, 7, 30, 500)]
+    assert all(record == records[0] for record in records)
+
+
+def test_the_seed_alone_decides() -> None:
+    model, x = ConvNet(), images()
+    y = truthful(model, x)
+    state = torch.get_rng_state()
+    torch.manual_seed(1)
+    first = measure(model, x, y, seed=5)
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    again = measure(model, x, y, seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.set_rng_state(state)
+    assert told(first.record) == told(again.record)
+    assert all(np.array_equal(first.outcomes[name], again.outcomes[name]) for name in first.outcomes)
+
+
+def test_the_seed_reaches_the_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def noted(self: PGD, model: Any, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        seeds.append(generator.initial_seed())
+        return x
+
+    monkeypatch.setattr(PGD, "search", noted)
+    model, x, y = linear_model("linf", 0.031, [0.5, 2.0])
+    for seed in (5, 6):
+        evaluate(model, x, y, seed=seed)
+    assert seeds == [5, 6]
+
+
+@pytest.mark.parametrize("fails", (False, True))
+def test_the_model_comes_back_as_it_was(fails: bool) -> None:
+    model, x = ConvNet().train(), images()
+    model.frozen.eval()
+    y = truthful(model, x)
+    modes = [module.training for module in model.modules()]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.fails = fails
+    if fails:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            evaluate(model, x, y)
+    else:
+        evaluate(model, x, y)
+    assert [module.training for module in model.modules()] == modes
+    assert modes.count(False) == 1
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+def test_images_and_labels_stay_as_they_are() -> None:
+    model, x = ConvNet(), images()
+    y = truthful(model, x)
+    x_before, y_before = x.clone(), y.clone()
+    evaluate(model, x, y, ATTACKS)
+    assert torch.equal(x, x_before)
+    assert torch.equal(y, y_before)
+
+
+def test_a_model_in_training_mode_is_measured_in_evaluation_mode() -> None:
+    model, x = ConvNet(), images()
+    y = truthful(model, x)
+    training = told(evaluate(model.train(), x, y))
+    assert training == told(evaluate(model.eval(), x, y))
+
+
+def test_all_is_computed_in_float32() -> None:
+    model, x = ConvNet(), images()
+    y = truthful(model, x)
+    in_float32 = told(evaluate(model, x, y))
+    model.seen.clear()
+    assert told(evaluate(model, x.double(), y)) == in_float32
+    assert set(model.seen) == {torch.float32}
+
+
+def test_surrounding_autocast_does_not_lower_the_precision() -> None:
+    """The record says float32."""
+    seen: set[torch.dtype] = set()
+    linear, x, y = linear_model("linf", 0.031, [0.5, 2.0])
+
+    def model(x: Tensor) -> Tensor:
+        logits = linear(x)
+        seen.add(logits.dtype)
+        return logits
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        evaluate(model, x, y)
+    assert seen == {torch.float32}
+
+
+@pytest.mark.parametrize("wrap", (lambda m: m, lambda m: m.forward), ids=("module", "callable"))
+def test_any_callable_that_gives_scores_will_do(wrap: Callable[[nn.Module], Callable[[Tensor], Tensor]]) -> None:
+    model, x, y = linear_model("linf", 0.031, [-0.5, 0.5, 2.0, 3.0])
+    record = evaluate(wrap(model), x, y)
+    assert [result["accuracy"] for result in record["results"]] == [0.75, 0.5]
+
+
+def test_probabilities_will_do() -> None:
+    model, x, y = linear_model("linf", 0.031, [-0.5, 0.5, 2.0, 3.0])
+    record = evaluate(nn.Sequential(model, nn.Softmax(1)), x, y)
+    assert [result["accuracy"] for result in record["results"]] == [0.75, 0.5]
+
+
+@pytest.mark.parametrize("dtype", (torch.int32, torch.uint8))
+def test_labels_of_any_integer_type_will_do(dtype: torch.dtype) -> None:
+    model, x, y = linear_model("linf", 0.031, [-0.5, 0.5, 2.0, 3.0])
+    assert [result["accuracy"] for result in evaluate(model, x, y.to(dtype))["results"]] == [0.75, 0.5]
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_attack_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(Refusal, match=r"'pgd21'.*clean, pgd20, pgd20-2-255"):
+        evaluate(ConvNet(), images(), labels(), ("clean", "pgd21"))
+
+
+@pytest.mark.parametrize(
+    "x",
+    (
+        images() * 255,
+        images() - 0.5,
+        torch.full((30, 3, 6, 6), math.nan),
+        (images() * 255).byte(),
+        images()[:, 0],
+        images()[:0],
+    ),
+    ids=("0 to 255", "negative", "nan", "bytes", "three dimensions", "none"),
+)
+def test_bad_pixels_are_refused(x: Tensor) -> None:
+    with pytest.raises(Refusal, match="allowed"):
+        evaluate(ConvNet(), x, labels())
+
+
+@pytest.mark.parametrize("wrong", (4, -1))
+@pytest.mark.parametrize("attacks", (("clean",), ("pgd20",)))
+def test_a_label_without_a_logit_is_refused(wrong: int, attacks: tuple[str, ...]) -> None:
+    y = labels()
+    y[17] = wrong
+    with pytest.raises(Refusal, match=rf"label {wrong} given; allowed: 0 to 3"):
+        evaluate(ConvNet(), images(), y, attacks, batch_size=7)
+
+
+@pytest.mark.parametrize("count", (29, 31, 60))
+@pytest.mark.parametrize("batch_size", (10, 30, 500))
+def test_more_or_fewer_labels_than_images_are_refused(count: int, batch_size: int) -> None:
+    with pytest.raises(Refusal):
+        evaluate(ConvNet(), images(), labels(count), ("clean",), batch_size=batch_size)
+
+
+@pytest.mark.parametrize("y", (labels().float(), F.one_hot(labels())), ids=("floats", "one-hot"))
+def test_labels_that_are_no_class_numbers_are_refused(y: Tensor) -> None:
+    with pytest.raises(Refusal, match="label"):
+        evaluate(ConvNet(), images(), y, ("clean",))
+
+
+def test_a_model_without_logits_is_refused() -> None:
+    with pytest.raises(Refusal, match=r"\[30, 3, 6, 6\].*allowed: \[n, classes\]"):
+        evaluate(nn.Identity(), images(), labels())
+
+
+# --- the surface -----------------------------------------------------------------------------------------------------
+
+
+def test_the_surface_is_there_once_the_room_is_imported() -> None:
+    assert anchor_robust.evaluate is evaluate
+    assert anchor_robust.evaluate is evaluation.evaluate
+    with pytest.raises(AttributeError, match="nothing_such"):
+        anchor_robust.nothing_such  # noqa: B018
+
+
+def test_the_surface_is_there_before_any_room_is_imported() -> None:
+    program = """
+from anchor_robust import evaluate, load
+import anchor_robust, anchor_robust.evaluation, anchor_robust.checkpoint
+from anchor_robust import evaluate as later, load as loads_later
+assert evaluate is later is anchor_robust.evaluate is anchor_robust.evaluation.evaluate
+assert load is loads_later is anchor_robust.load is anchor_robust.checkpoint.load
+print(callable(evaluate), callable(load))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("True True\n", 0), done.stderr

@@ -1,0 +1,382 @@
+"""Recipes settle, read back as themselves, explain every setting, and say which setting is wrong and what is meant."""
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from anchor_robust import data, models, objectives
+from anchor_robust.errors import Refusal
+from anchor_robust.objectives import Learner, Objective, Step
+from anchor_robust.objectives.anchor import Anchor
+from anchor_robust.recipe import Recipe, built_in, explained, fraction, promise, settle
+
+every_recipe = pytest.mark.parametrize("name", built_in())
+
+
+def refusal(source: str | Path, *overrides: str) -> str:
+    """The one line with which these settings are refused."""
+    with pytest.raises(Refusal) as caught:
+        settle(str(source), overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# --- built-in recipes ------------------------------------------------------------------------------------------------
+
+
+@every_recipe
+def test_a_built_in_recipe_settles_to_what_its_file_says(name: str) -> None:
+    recipe = settle(name)
+    resolved = yaml.safe_load(recipe.text())
+    for section, settings in yaml.safe_load(built_in()[name]).items():
+        if isinstance(settings, dict):
+            assert settings.items() <= resolved[section].items()
+        else:
+            assert resolved[section] == settings
+
+
+@every_recipe
+def test_a_built_in_recipe_names_things_that_are_here(name: str) -> None:
+    recipe = settle(name)
+    assert recipe.data.name in data.NAMES
+    assert recipe.model.name in models.BUILT_IN
+    assert recipe.objective.name in objectives.discover()
+
+
+@every_recipe
+def test_a_recipe_reads_back_from_its_own_text(name: str, tmp_path: Path) -> None:
+    recipe = settle(name)
+    again = settle(str(written(tmp_path, recipe.text())))
+    assert again == recipe
+    assert again.text() == recipe.text()
+
+
+@every_recipe
+def test_a_recipe_makes_a_promise_with_its_command(name: str) -> None:
+    lines = promise(built_in()[name])
+    assert len(lines) >= 2
+    assert lines[0].endswith((".", ";", ":"))
+    assert any(line.startswith(f"anchor train {name}") for line in lines)
+    assert not any(line.startswith("#") for line in lines)
+
+
+def test_the_promise_is_the_leading_comment_alone() -> None:
+    assert promise("# What.\n# How: a  b\nname: x  # no promise\n# nor this\n") == ["What.", "How: a  b"]
+    assert promise("name: x\n") == []
+
+
+def test_there_are_the_recipes_that_the_quickstart_and_the_table_need() -> None:
+    objectives_ = ("standard", "pgd-at", "anchor")
+    needed = {f"{size}-{objective}" for size in ("digits", "cifar10-resnet8") for objective in objectives_}
+    assert needed | {"cifar10-resnet18-pgd-at", "cifar10-resnet18-anchor"} <= built_in().keys()
+
+
+# --- explained -------------------------------------------------------------------------------------------------------
+
+
+@every_recipe
+def test_an_explained_recipe_is_the_same_recipe(name: str, tmp_path: Path) -> None:
+    assert settle(str(written(tmp_path, explained(name)))) == settle(name)
+
+
+@every_recipe
+def test_an_explained_recipe_keeps_its_promise(name: str) -> None:
+    assert promise(explained(name)) == promise(built_in()[name])
+
+
+def undocumented(text: str) -> list[str]:
+    """The settings `section.key` in YAML text that have no comment right above them."""
+    bare, section, before = [], "", ""
+    for line in text.splitlines():
+        key, colon, value = line.strip().partition(":")
+        if colon and not key.startswith("#"):
+            if not line.startswith(" "):
+                section = key
+            opens_section = not value
+            if not opens_section and not before.strip().startswith("#"):
+                bare.append(f"{section}.{key}" if line.startswith(" ") else key)
+        before = line
+    return bare
+
+
+@every_recipe
+def test_an_explained_recipe_explains_every_setting(name: str) -> None:
+    assert undocumented(explained(name)) == []
+
+
+def test_a_file_of_the_users_can_be_explained(tmp_path: Path) -> None:
+    path = written(tmp_path, "# My promise\nthreat: {norm: l2, eps: 0.5}\n")
+    assert yaml.safe_load(explained(str(path))) == yaml.safe_load(settle(str(path)).text())
+
+
+# --- files of the user's ---------------------------------------------------------------------------------------------
+
+
+def test_what_a_file_leaves_out_has_its_default(tmp_path: Path) -> None:
+    recipe = settle(str(written(tmp_path, "threat: {norm: linf, eps: 8/255}\n")))
+    assert recipe.name == "mine", "the file's name"
+    assert recipe.seed == 0
+    assert recipe.objective == Anchor()
+    assert recipe.threat.eps == 8 / 255
+    assert recipe.model.name == "resnet18"
+    assert recipe.model.settings == {"width": 64}, "defaults of the backbone are resolved, so that they are recorded"
+
+
+def test_an_empty_section_is_all_defaults_and_can_be_overridden(tmp_path: Path) -> None:
+    path = str(written(tmp_path, "threat: {norm: linf, eps: 0.1}\ndata:\n"))
+    assert settle(path).data.crop == 4
+    assert settle(path, ["--data.crop", "2"]).data.crop == 2
+
+
+def test_the_threat_has_no_default(tmp_path: Path) -> None:
+    assert "eps" in refusal(written(tmp_path, "seed: 3\n"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ("a: [1, 2", "a: b: c", "\t- x", "- a list\n", "just words\n", "", "\x00"),
+    ids=("open", "two colons", "tab", "list", "words", "empty", "control"),
+)
+def test_broken_yaml_is_refused_with_the_file(text: str, tmp_path: Path) -> None:
+    path = written(tmp_path, text)
+    assert str(path) in refusal(path)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"\xff\xfe\x00name")
+    assert str(path) in refusal(path)
+
+
+@pytest.mark.parametrize("value", ("5", "[1, 2]", "resnet8", "false", "0", "''", "[]"))
+def test_a_section_that_is_no_mapping_is_refused(value: str, tmp_path: Path) -> None:
+    """`attack: false` must not train with the default attack."""
+    path = written(tmp_path, f"threat: {{norm: linf, eps: 0.1}}\nattack: {value}\n")
+    assert "attack" in refusal(path)
+
+
+# --- overrides -------------------------------------------------------------------------------------------------------
+
+
+def test_overrides_lie_over_the_recipe() -> None:
+    changed = settle(
+        "digits-anchor",
+        [
+            *("--seed", "7"),
+            "--optimise.lr=0.3",
+            *("--objective.views", "[adversarial]"),
+            *("--threat.eps", "8/255"),
+            "--attack.step_size=2/255",
+            *("--model.width", "8"),
+            *("--data.flip", "true"),
+            *("--name", "mine"),
+        ],
+    )
+    base = yaml.safe_load(settle("digits-anchor").text())
+    base |= {"seed": 7, "name": "mine"}
+    base["optimise"]["lr"] = 0.3
+    base["objective"]["views"] = ["adversarial"]
+    base["threat"]["eps"] = 8 / 255
+    base["attack"]["step_size"] = 2 / 255
+    base["model"]["width"] = 8
+    base["data"]["flip"] = True
+    assert yaml.safe_load(changed.text()) == base
+
+
+@pytest.mark.parametrize("given, meant", (("5e-4", 5e-4), ("1E-3", 1e-3), ("1", 1.0), ("1/4", 0.25), (".5", 0.5)))
+def test_numbers_are_read_as_people_write_them(given: str, meant: float, tmp_path: Path) -> None:
+    recipe = settle("digits-anchor", ["--optimise.weight_decay", given])
+    assert recipe.optimise.weight_decay == meant
+    assert isinstance(recipe.optimise.weight_decay, float)
+    assert settle(str(written(tmp_path, recipe.text()))) == recipe
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    (("8/255", 8 / 255), (" 1 / 2 ", 0.5), ("0.5/2", 0.25), ("1/0", "1/0"), ("a/b", "a/b"), ("1/2/3", "1/2/3"), (3, 3)),
+)
+def test_fractions_become_numbers_and_nothing_else_does(given: Any, meant: Any) -> None:
+    assert fraction(given) == meant
+
+
+@pytest.mark.parametrize("overrides", (["--seed"], ["seed", "3"], ["--seed", "3", "4"], ["--seed", "--name", "x"]))
+def test_overrides_that_are_no_pairs_are_refused(overrides: list[str]) -> None:
+    assert "--section.key value" in refusal("digits-anchor", *overrides)
+
+
+def test_an_override_below_a_value_is_refused() -> None:
+    assert "seed is no section" in refusal("digits-anchor", "--seed.deep", "3")
+
+
+@pytest.mark.parametrize("value", ("[adversarial", "{a", "'x", "a: b: c"))
+def test_an_override_that_is_no_yaml_is_refused(value: str) -> None:
+    assert "objective.views" in refusal("digits-anchor", "--objective.views", value)
+
+
+# --- wrong names -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "key, meant",
+    (
+        ("--optimise.epoch", "epochs"),
+        ("--optimise.learn", None),
+        ("--objective.hardnes", "hardness"),
+        ("--model.widht", "width"),
+        ("--threat.epsilon", "eps"),
+        ("--optimize.lr", "optimise"),
+        ("--validation.evry", "every"),
+        ("--sede", "seed"),
+    ),
+)
+def test_an_unknown_setting_is_refused_with_the_nearest(key: str, meant: str | None) -> None:
+    message = refusal("digits-anchor", key, "3")
+    assert key.removeprefix("--").removesuffix(".lr") in message
+    assert "allowed: " in message
+    assert (f"did you mean {meant}?" in message) if meant else ("did you mean" not in message)
+
+
+def test_a_setting_of_an_objective_without_settings_is_refused() -> None:
+    assert "objective.contrast is unknown; there is nothing to set here" in refusal(
+        "digits-pgd-at", "--objective.contrast", "1"
+    )
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest() -> None:
+    message = refusal("digits-ancor")
+    assert "did you mean digits-anchor?" in message
+    assert all(name in message for name in built_in())
+
+
+@pytest.mark.parametrize(
+    "key, given, meant",
+    (("--objective.name", "ancor", "anchor"), ("--model.name", "resnet81", "resnet8"), ("--data.name", "digit", "digits")),
+)
+def test_an_unknown_objective_model_or_data_set_is_refused_with_the_nearest(key: str, given: str, meant: str) -> None:
+    message = refusal("digits-standard", key, given)
+    assert given in message
+    assert f"did you mean {meant}" in message.replace("'", "")
+
+
+# --- wrong values ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    (
+        ("optimise.epochs", "many"),
+        ("optimise.epochs", "1.5"),
+        ("optimise.lr", "abc"),
+        ("optimise.lr", "null"),
+        ("optimise.lr", "[0.1]"),
+        ("optimise.schedule", "triangle"),
+        ("optimise.precision", "float16"),
+        ("data.flip", "perhaps"),
+        ("objective.views", "3"),
+        ("model.width", "wide"),
+        ("seed", "x"),
+        ("threat.eps", "8/0"),
+    ),
+)
+def test_a_value_of_another_type_is_refused_by_the_settings_name(key: str, value: str) -> None:
+    message = refusal("digits-anchor", f"--{key}", value)
+    assert key in message
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    (
+        ("threat.eps", "8"),
+        ("threat.eps", "-0.1"),
+        ("threat.eps", ".nan"),
+        ("threat.norm", "l1"),
+        ("attack.steps", "-1"),
+        ("attack.step_size", "0"),
+        ("validation.images", "0"),
+        ("validation.every", "0"),
+        ("validation.steps", "-1"),
+        ("validation.step_size", "0"),
+        ("data.crop", "-1"),
+        ("optimise.epochs", "0"),
+        ("objective.temperature", "0"),
+    ),
+)
+def test_a_value_out_of_range_is_refused_before_anything_starts(key: str, value: str) -> None:
+    assert key.rpartition(".")[2] in refusal("digits-anchor", f"--{key}", value)
+
+
+# --- classes of the user's -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scaled(Objective):
+    """Cross-entropy, scaled.
+
+    Attributes:
+        factor: What the cross-entropy is multiplied with.
+    """
+
+    name: ClassVar[str] = "scaled"
+    factor: float = 2.0
+
+    def __call__(self, learner: Learner, x: Tensor, y: Tensor, generator: torch.Generator) -> Step:
+        logits, _ = learner.forward(x)
+        return Step(self.factor * learner.cross_entropy(logits, y), logits)
+
+
+class Net(nn.Module):
+    def __init__(self, channels: int, width: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).mean((2, 3))
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    text = f"""
+threat: {{norm: linf, eps: 0.1}}
+objective: {{name: {__name__}.Scaled, factor: 1/2}}
+model: {{name: {__name__}.Net, width: 5}}
+"""
+    return str(written(tmp_path, text))
+
+
+def test_a_users_objective_and_network_are_taken_by_their_paths(own: str, tmp_path: Path) -> None:
+    recipe: Recipe = settle(own)
+    assert recipe.objective == Scaled(0.5)
+    assert recipe.model.settings == {"width": 5}, "channels come from the data"
+    assert settle(str(written(tmp_path, recipe.text()))) == recipe
+
+
+def test_settings_of_the_users_classes_are_checked_and_explained(own: str) -> None:
+    assert "did you mean factor?" in refusal(own, "--objective.facto", "1")
+    assert "objective.factor" in refusal(own, "--objective.factor", "much")
+    assert "did you mean width?" in refusal(own, "--model.widt", "1")
+    assert "model.channels is unknown" in refusal(own, "--model.channels", "1")
+    meaning = inspect.getdoc(Scaled).rpartition("factor: ")[2]  # type: ignore[union-attr]
+    assert f"  # {meaning}\n  factor: 0.5\n" in explained(own)
+
+
+@pytest.mark.parametrize("key", ("objective", "model"))
+@pytest.mark.parametrize("name", ("no_such_package.Thing", f"{__name__}.NoSuchClass", "math.pi", "./net.py", "torch."))
+def test_a_class_that_cannot_serve_is_refused(key: str, name: str, own: str) -> None:
+    assert name in refusal(own, f"--{key}.name", name)
+
+
+def test_a_class_that_is_no_objective_is_refused(own: str) -> None:
+    assert "collections.OrderedDict" in refusal(own, "--objective.name", "collections.OrderedDict")
