@@ -39,7 +39,9 @@ def note(folders: dict[str, Path], records: dict[str, Any]) -> str:
     record, environment = records["anchor"], runs.read_json(folders["anchor"] / runs.ENVIRONMENT)
     recipe = yaml.safe_load((folders["anchor"] / runs.RECIPE).read_text())
     attacked = [f"{result['label']}: {conventions(result)}" for result in record["results"] if result["norm"]]
-    network = f"{recipe['model']['name']} of width {recipe['model']['width']} ({environment['parameters']:,} parameters)"
+    network = (
+        f"{recipe['model']['name']} of width {recipe['model']['width']} ({environment['parameters']:,} parameters)"
+    )
     return (
         f"Accuracy in % with its 95 % Wilson interval on {record['data']['images']:,} {record['data']['name']} test "
         f"images; {'; '.join(attacked)}. {network}, {recipe['optimise']['epochs']} epochs, seed {recipe['seed']}, weights "
@@ -57,7 +59,9 @@ def paired(folders: dict[str, Path]) -> str:
         first, second = (held(outcomes, what) for outcomes in (ours, theirs))
         only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
         p = mcnemar(only_first, only_second)
-        sentences.append(f"{what}: {only_first} images held by ANCHOR alone, {only_second} by PGD-AT alone, p = {p:.2g}")
+        sentences.append(
+            f"{what}: {only_first} images held by ANCHOR alone, {only_second} by PGD-AT alone, p = {p:.2g}"
+        )
     return f"McNemar's exact test: {'; '.join(sentences)}."
 
 

@@ -1,11 +1,12 @@
 """Intervals, verdicts and records: the numbers mean what they say, and measuring changes nothing."""
 
+import importlib
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -46,8 +47,7 @@ class ConvNet(nn.Module):
             torch.manual_seed(3)
             self.conv = nn.Conv2d(3, 8, 3)
             self.norm, self.dropout, self.frozen = nn.BatchNorm2d(8), nn.Dropout(0.5), nn.BatchNorm2d(8)
-            self.linear = nn.Linear(8, 4)
-            nn.init.normal_(self.linear.weight, std=20.0)  # so that images get various classes
+            self.linear = nn.Linear(128, 4)
         self.frozen.eval()
         self.seen: list[torch.dtype] = []
         self.fails = False
@@ -56,8 +56,8 @@ class ConvNet(nn.Module):
         self.seen.append(x.dtype)
         if self.fails:
             raise RuntimeError("out of memory, say")
-        features = self.dropout(self.frozen(F.relu(self.norm(self.conv(x))))).mean((2, 3))
-        return self.linear(features - 0.3)
+        features = self.dropout(self.frozen(F.relu(self.norm(self.conv(x - 0.5)))))
+        return self.linear(features.flatten(1))
 
 
 def truthful(model: nn.Module, x: Tensor, wrong: int = 10) -> Tensor:
@@ -75,16 +75,17 @@ def truthful(model: nn.Module, x: Tensor, wrong: int = 10) -> Tensor:
 @pytest.mark.parametrize(
     "successes, count, low, high",
     (
-        (0, 10, 0.0, 0.2775328),  # z^2 / (n + z^2)
-        (10, 10, 0.7224672, 1.0),
-        (50, 100, 0.4038315, 0.5961685),
-        (81, 263, 0.2552884, 0.3662062),  # Newcombe 1998, table I: 0.2553, 0.3662
-        (15, 148, 0.0623876, 0.1605338),  # 0.0624, 0.1605
-        (1, 29, 0.0061112, 0.1717551),  # 0.0061, 0.1718
+        (0, 10, 0.0, 0.2775),  # z^2 / (n + z^2)
+        (10, 10, 0.7225, 1.0),
+        (50, 100, 0.4038, 0.5962),
+        (81, 263, 0.2553, 0.3662),  # this and those below: Newcombe 1998, Statistics in Medicine 17, table I
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
     ),
 )
 def test_wilson_gives_the_published_intervals(successes: int, count: int, low: float, high: float) -> None:
-    assert wilson(successes, count) == pytest.approx((low, high), abs=2e-5)
+    assert wilson(successes, count) == pytest.approx((low, high), abs=6e-5)
 
 
 def test_wilson_takes_other_levels() -> None:
@@ -144,7 +145,7 @@ def linear_model(norm: str, eps: float, shares: list[float]) -> tuple[nn.Module,
 
 
 @pytest.mark.parametrize("attack", PROTOCOLS)
-@pytest.mark.parametrize("norm, eps", (("linf", 0.031), ("linf", 8 / 255), ("l2", 0.25)))
+@pytest.mark.parametrize("norm, eps", (("linf", 0.031), ("linf", 8 / 255), ("l2", 0.1)))
 def test_on_a_linear_model_the_margin_decides(attack: str, norm: Any, eps: float) -> None:
     # 0.9 and 1.1 rather than 1: twenty steps of 0.003 reach 94 % of the way from the farthest start.
     shares = [-0.5, -0.01, 0.01, 0.3, 0.6, 0.9, 1.1, 1.2, 1.5, 1.2, 1.1, 0.9, 0.6, -0.3]
@@ -189,7 +190,9 @@ def test_the_record_states_every_convention() -> None:
         assert result["interval"] == list(wilson(round(result["accuracy"] * 4), 4))
         assert result["seconds"] >= 0
     assert (clean["attack"], clean["accuracy"], clean["eps"], clean["steps"]) == ("clean", 0.75, None, None)
-    stated = {key: attacked[key] for key in ("attack", "norm", "eps", "steps", "step_size", "restarts", "start", "loss")}
+    stated = {
+        key: attacked[key] for key in ("attack", "norm", "eps", "steps", "step_size", "restarts", "start", "loss")
+    }
     assert stated == {
         "attack": "pgd20",
         "norm": "linf",
@@ -452,13 +455,11 @@ def test_the_surface_is_there_once_the_room_is_imported() -> None:
 
 
 def test_the_surface_is_there_before_any_room_is_imported() -> None:
-    program = """
-from anchor_robust import evaluate, load
-import anchor_robust, anchor_robust.evaluation, anchor_robust.checkpoint
-from anchor_robust import evaluate as later, load as loads_later
-assert evaluate is later is anchor_robust.evaluate is anchor_robust.evaluation.evaluate
-assert load is loads_later is anchor_robust.load is anchor_robust.checkpoint.load
-print(callable(evaluate), callable(load))
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.stdout, done.returncode) == ("True True\n", 0), done.stderr
+    with mock.patch.dict(sys.modules):
+        for name in [name for name in sys.modules if name.partition(".")[0] == "anchor_robust"]:
+            del sys.modules[name]
+        fresh: Any = importlib.import_module("anchor_robust")
+        assert fresh is not anchor_robust
+        early = fresh.evaluate, fresh.load
+        rooms = [importlib.import_module(f"anchor_robust.{room}") for room in ("evaluation", "checkpoint")]
+        assert early == (fresh.evaluate, fresh.load) == (rooms[0].evaluate, rooms[1].load)

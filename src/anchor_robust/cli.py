@@ -116,9 +116,7 @@ def quickstart(asked: argparse.Namespace) -> None:
 
 def train(asked: argparse.Namespace) -> None:
     if asked.resume and (asked.recipe or asked.settings or asked.out):
-        raise Refusal(
-            "--resume RUN takes no recipe or settings: a resumed run keeps its own; start a new one instead"
-        )
+        raise Refusal("--resume RUN takes no recipe or settings: a resumed run keeps its own; start a new one instead")
     if asked.recipe is None and asked.resume is None:
         raise Refusal("give a recipe or --resume RUN; anchor recipes lists the recipes")
     from . import train as training
@@ -177,4 +175,6 @@ def recipes(asked: argparse.Namespace) -> None:
 def data(asked: argparse.Namespace) -> None:
     from .data import cifar
 
-    print(cifar.locate(asked.data_dir))
+    folder = cifar.locate(asked.data_dir)
+    cifar.verify(folder)
+    print(folder)

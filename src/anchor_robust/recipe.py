@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import itertools
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -135,30 +136,32 @@ def built_in() -> dict[str, str]:
 
 def promise(text: str) -> list[str]:
     """The header of a recipe file: its leading comment lines."""
-    lines = text.splitlines()
-    return [line.lstrip("# ") for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
+    return [line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())]
 
 
 def explained(source: str) -> str:
     """A recipe as YAML with the meaning of every setting beside it, ready to be saved and changed."""
     recipe = settle(source)
-    sections = {name: getattr(recipe, name) for name in SECTIONS} | {"objective": recipe.objective}
-    meanings = {(name, p.arg_name): p.description for name, part in sections.items() for p in attributes(type(part))}
-    meanings |= {("", p.arg_name): p.description for p in attributes(Recipe)}
-    lines = [f"# {line}" for line in promise(built_in().get(source, ""))] if source in built_in() else []
+    method = {"objective": [type(recipe.objective), objectives.Objective]}
+    backbone = {"model": [models.factory(recipe.model.name), Model]}
+    documents = {"": [Recipe]} | {name: [cls] for name, cls in SECTIONS.items()} | method | backbone
+    meanings = {name: meaning(parts) for name, parts in documents.items()}
+    lines = [f"# {line}" for line in promise(built_in().get(source, ""))]
     for key, value in as_mapping(recipe).items():
         if not isinstance(value, dict):
-            lines += ["", *comment(meanings.get(("", key))), f"{key}: {scalar(value)}"]
+            lines += ["", *comment(meanings[""].get(key)), f"{key}: {scalar(value)}"]
             continue
         lines += ["", f"{key}:"]
         for name, setting in value.items():
-            lines += [f"  {line}" for line in (*comment(meanings.get((key, name))), f"{name}: {scalar(setting)}")]
+            lines += [f"  {line}" for line in (*comment(meanings[key].get(name)), f"{name}: {scalar(setting)}")]
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def attributes(cls: type) -> list[docstring_parser.DocstringParam]:
-    """The documented settings of a dataclass, those that it inherits included."""
-    return [param for base in reversed(cls.__mro__) for param in docstring_parser.parse(base.__doc__ or "").params]
+def meaning(documented: Sequence[Any]) -> dict[str, str | None]:
+    """What the docstrings of functions and classes, bases included, say of each setting; the first to speak wins."""
+    each = [base for thing in documented for base in (inspect.getmro(thing) if inspect.isclass(thing) else (thing,))]
+    said = [docstring_parser.parse(base.__doc__ or "").params for base in each]
+    return {param.arg_name: param.description for params in reversed(said) for param in params}
 
 
 def comment(meaning: str | None) -> list[str]:

@@ -23,6 +23,10 @@ class Ball:
 
         linf: max_j |x_adv_j - x_j| <= eps          l2: sqrt(sum_j (x_adv_j - x_j)^2) <= eps
 
+    Attributes:
+        norm: How far images are from each other, linf or l2.
+        eps: Radius of the ball, with pixels in [0, 1]; recipes may write 8/255.
+
     Raises Refusal for an unknown norm, and for an eps that is negative, not finite, or above 1 for linf.
     """
 

@@ -1,6 +1,7 @@
 """Training: settle the settings, build what they name, fit. The only file that knows Lightning Fabric."""
 
 import dataclasses
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from .models import Classifier, Folded, LogitsOnly, backbone
 from .objectives import Learner
 from .optimise import Average, learning_rate, sgd
 from .recipe import Recipe, settle
+
+# What Fabric announces at the start (the precision) stands in environment.json.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -165,23 +169,21 @@ def fit(training: Training, state: State, display: Display) -> None:
     per_epoch = len(training.train) // settings.batch_size
     steps = per_epoch * settings.epochs
     display.line(f"{recipe.name}: {settings.epochs} epochs of {per_epoch} steps, run {training.run}")
-    with interruptible() as stop_asked:
+    images = display.bar(recipe.name, steps * settings.batch_size, state.step * settings.batch_size)
+    with interruptible() as stop_asked, images as advance:
         while state.step < steps:
             epoch = state.step // per_epoch
             order = shuffled(len(training.train), recipe.seed, epoch).to(training.fabric.device)
             totals, started, first = Totals(), time.perf_counter(), state.step
-            label = f"epoch {epoch + 1}/{settings.epochs}"
-            done = (state.step % per_epoch) * settings.batch_size
-            with display.bar(label, per_epoch * settings.batch_size, done) as advance:
-                while state.step < (epoch + 1) * per_epoch:
-                    if stop_asked():
-                        state.seconds += time.perf_counter() - started
-                        save_state(training, state)
-                        raise Interrupted(f"stopped at step {state.step}; anchor train --resume {training.run} goes on")
-                    position = (state.step % per_epoch) * settings.batch_size
-                    totals.add(step(training, state.step, steps, order[position : position + settings.batch_size]))
-                    state.step += 1
-                    advance(settings.batch_size)
+            while state.step < (epoch + 1) * per_epoch:
+                if stop_asked():
+                    state.seconds += time.perf_counter() - started
+                    save_state(training, state)
+                    raise Interrupted(f"stopped at step {state.step}; anchor train --resume {training.run} goes on")
+                position = (state.step % per_epoch) * settings.batch_size
+                totals.add(step(training, state.step, steps, order[position : position + settings.batch_size]))
+                state.step += 1
+                advance(settings.batch_size)
             elapsed = time.perf_counter() - started
             state.seconds += elapsed
             line = {"step": state.step, "epoch": epoch + 1, "lr": learning_rate(settings, state.step - 1, steps)}
@@ -192,7 +194,9 @@ def fit(training: Training, state: State, display: Display) -> None:
             line["seconds"] = round(state.seconds, 1)
             runs.append_metrics(training.run, line)
             save_state(training, state)
-            display.line(told(label, line))
+            display.line(told(f"epoch {epoch + 1}/{settings.epochs}", line))
+    selected = f"{recipe.objective.selects_on} accuracy {state.best:.1%} on the validation split"
+    display.line(f"finished: {training.run / runs.WEIGHTS} has {selected}; next: anchor evaluate {training.run}")
 
 
 def step(training: Training, number: int, steps: int, indices: Tensor) -> dict[str, Tensor]:

@@ -47,5 +47,11 @@ class PreActResNet(nn.Module):
 
 
 def preact_resnet18(classes: int = 10, channels: int = 3, width: int = 64) -> PreActResNet:
-    """PreAct-ResNet-18 for 32x32 images, 11.2 million parameters at width 64."""
+    """PreAct-ResNet-18 for 32x32 images, 11.2 million parameters at width 64.
+
+    Args:
+        classes: Number of logits.
+        channels: Channels of the images.
+        width: Channels of the first stage; each later stage has twice as many as the one before.
+    """
     return PreActResNet((2, 2, 2, 2), width, classes, channels)

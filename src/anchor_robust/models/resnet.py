@@ -61,10 +61,22 @@ class ResNet(nn.Module):
 
 
 def resnet18(classes: int = 10, channels: int = 3, width: int = 64) -> ResNet:
-    """ResNet-18 for 32x32 images, 11.2 million parameters at width 64."""
+    """ResNet-18 for 32x32 images, 11.2 million parameters at width 64.
+
+    Args:
+        classes: Number of logits.
+        channels: Channels of the images.
+        width: Channels of the first stage; each later stage has twice as many as the one before.
+    """
     return ResNet((2, 2, 2, 2), width, classes, channels)
 
 
 def resnet8(classes: int = 10, channels: int = 3, width: int = 16) -> ResNet:
-    """Three stages of one block: a network that CPUs train adversarially in minutes."""
+    """Three stages of one block: a network that CPUs train adversarially in minutes.
+
+    Args:
+        classes: Number of logits.
+        channels: Channels of the images.
+        width: Channels of the first stage; each later stage has twice as many as the one before.
+    """
     return ResNet((1, 1, 1), width, classes, channels)

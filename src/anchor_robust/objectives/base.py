@@ -52,9 +52,11 @@ class Step:
 class Objective(ABC):
     """A training method. A new one is a file in this folder with a frozen dataclass; its fields are the settings.
 
-    `name` is what recipes call it; `projection_width` asks the network for a projection head that wide (0: none).
-    `selects_on` names the validation accuracy by which weights are kept: `robust`, or `clean` for a method that does
-    not defend (its robust accuracy is best before it has learned anything).
+    Attributes:
+        name: The training method, built in or your own as package.module.Class.
+        selects_on: The validation accuracy by which weights are kept: `robust`, or `clean` for a method that does not
+            defend (its robust accuracy is best before it has learned anything).
+        projection_width: Width of the projection head that the method asks the network for; 0 is none.
     """
 
     name: ClassVar[str]
