@@ -39,15 +39,16 @@ def note(folders: dict[str, Path], records: dict[str, Any]) -> str:
     record, environment = records["anchor"], runs.read_json(folders["anchor"] / runs.ENVIRONMENT)
     recipe = yaml.safe_load((folders["anchor"] / runs.RECIPE).read_text())
     attacked = [f"{result['label']}: {conventions(result)}" for result in record["results"] if result["norm"]]
-    network = (
-        f"{recipe['model']['name']} of width {recipe['model']['width']} ({environment['parameters']:,} parameters)"
-    )
-    return (
-        f"Accuracy in % with its 95 % Wilson interval on {record['data']['images']:,} {record['data']['name']} test "
-        f"images; {'; '.join(attacked)}. {network}, {recipe['optimise']['epochs']} epochs, seed {recipe['seed']}, weights "
-        f"chosen on {recipe['validation']['images']:,} held-out training images. Minutes of training on "
-        f"{environment['threads']} threads of {environment['device']}, other work running beside it. "
-        f"{paired(folders)}"
+    model, data = recipe["model"], record["data"]
+    return " ".join(
+        (
+            f"Accuracy in % with its 95 % Wilson interval on {data['images']:,} {data['name']} test images;",
+            f"{'; '.join(attacked)}. {model['name']} of width {model['width']} ({environment['parameters']:,} parameters),",
+            f"{recipe['optimise']['epochs']} epochs, seed {recipe['seed']},",
+            f"weights chosen on {recipe['validation']['images']:,} held-out training images.",
+            f"Minutes of training on {environment['threads']} threads of {environment['device']},",
+            f"with other work running beside it. {paired(folders)}",
+        )
     )
 
 
@@ -57,11 +58,9 @@ def paired(folders: dict[str, Path]) -> str:
     sentences = []
     for what in ("clean", "PGD-20"):
         first, second = (held(outcomes, what) for outcomes in (ours, theirs))
-        only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-        p = mcnemar(only_first, only_second)
-        sentences.append(
-            f"{what}: {only_first} images held by ANCHOR alone, {only_second} by PGD-AT alone, p = {p:.2g}"
-        )
+        alone, others = int((first & ~second).sum()), int((second & ~first).sum())
+        p = mcnemar(alone, others)
+        sentences.append(f"{what}: {alone} images held by ANCHOR alone, {others} by PGD-AT alone, p = {p:.2g}")
     return f"McNemar's exact test: {'; '.join(sentences)}."
 
 

@@ -52,7 +52,7 @@ def test_subset_and_first_pick_images_with_their_labels():
     assert torch.equal(picked.images, whole.images[[3, 0]])
     assert (picked.split, whole.subset(torch.tensor([1])).split) == ("validation", "train")
     assert len(whole.first(3)) == 3
-    assert whole.first(3).labels.tolist() == [0, 1, 2]
+    assert whole.first(3).sha256 == whole.subset(torch.arange(3)).sha256
     assert whole.first(9).sha256 == whole.sha256
     with pytest.raises(Refusal, match="first 0 images"):
         whole.first(0)
@@ -162,12 +162,12 @@ def test_pixels_outside_the_unit_interval_are_refused(x, message):
 
 def test_load_names_the_nearest():
     assert NAMES == ("cifar10", "digits")
-    with pytest.raises(Refusal, match="data set 'digit' is unknown; allowed: cifar10, digits; did you mean 'digits'"):
+    with pytest.raises(Refusal, match=r"data set 'digit' is unknown.*did you mean digits\?.*cifar10, digits"):
         load("digit", "train")
-    with pytest.raises(Refusal, match="split 'tets' is unknown; allowed: train, test; did you mean 'test'"):
+    with pytest.raises(Refusal, match=r"split 'tets' is unknown.*did you mean test\?.*train, test"):
         load("digits", "tets")
-    with pytest.raises(Refusal, match=r"allowed: train, test$"):
-        load("digits", "xyz")
+    with pytest.raises(Refusal, match=r"split 'validation' is unknown.*allowed: train, test"):
+        load("digits", "validation")
 
 
 # --- digits -----------------------------------------------------------------------------------------------------

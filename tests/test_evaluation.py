@@ -226,6 +226,17 @@ def test_the_outcomes_say_what_happened_to_every_image() -> None:
     assert 0 < outcomes["held_pgd20"].sum() < 20, "the attack must have something to tell"
 
 
+def test_an_image_that_is_wrong_clean_is_not_held_where_noise_would_put_it_right() -> None:
+    def grey_is_1_all_else_0(x: Tensor) -> Tensor:
+        noisy = ((x - 0.5).abs().flatten(1).amax(1) > 1e-4).float() + 0 * x.sum()
+        return torch.stack([noisy, 1 - noisy], dim=1)
+
+    x = torch.full((2, 3, 4, 4), 0.5)
+    outcomes = measure(grey_is_1_all_else_0, x, torch.tensor([0, 1])).outcomes
+    assert outcomes["clean_prediction"].tolist() == [1, 1]
+    assert outcomes["held_pgd20"].tolist() == [False, False]
+
+
 @pytest.mark.parametrize("classes", (None, ("ant", "bee", "cat", "dog")))
 def test_classes_add_up(classes: tuple[str, ...] | None) -> None:
     model, x = ConvNet(), images()

@@ -301,7 +301,7 @@ def test_a_network_that_cannot_serve_is_refused(name: str, said: str) -> None:
 
 @pytest.mark.parametrize("name", ("no_such_package.Net", f"{__name__}.NoSuchClass", "./net.py", "torch.nn."))
 def test_a_class_that_cannot_be_imported_is_refused(name: str) -> None:
-    with pytest.raises(Refusal, match="imported|unknown"):
+    with pytest.raises(Refusal, match=r"imported|unknown"):
         backbone(name, 10, SHAPE)
 
 

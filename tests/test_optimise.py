@@ -1,5 +1,6 @@
 """Schedule, weight decay and averaged weights follow their formulas."""
 
+import itertools
 import math
 
 import pytest
@@ -56,8 +57,8 @@ def test_the_rate_rises_to_one_peak_then_falls(schedule: str, warmup: float, ste
     assert all(0 < rate <= lr * (1 + 1e-12) for rate in found)
     rising = math.ceil(warmup * steps)
     up, down = found[:rising], found[rising:]
-    assert all(a < b for a, b in zip(up, up[1:], strict=False))
-    assert all(a > b for a, b in zip(down, down[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(up))
+    assert all(a > b for a, b in itertools.pairwise(down))
 
 
 # --- SGD -------------------------------------------------------------------------------------------------------------
