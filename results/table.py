@@ -43,7 +43,8 @@ def note(folders: dict[str, Path], records: dict[str, Any]) -> str:
     return " ".join(
         (
             f"Accuracy in % with its 95 % Wilson interval on {data['images']:,} {data['name']} test images;",
-            f"{'; '.join(attacked)}. {model['name']} of width {model['width']} ({environment['parameters']:,} parameters),",
+            f"{'; '.join(attacked)}.",
+            f"{model['name']} of width {model['width']} ({environment['parameters']:,} parameters),",
             f"{recipe['optimise']['epochs']} epochs, seed {recipe['seed']},",
             f"weights chosen on {recipe['validation']['images']:,} held-out training images.",
             f"Minutes of training on {environment['threads']} threads of {environment['device']},",

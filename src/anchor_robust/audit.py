@@ -71,13 +71,10 @@ def audit(
         bar=display.bar,
     )
     record = {
-        "schema": measurement.record["schema"],
+        **measurement.record,
         "model": subject.about,
         "data": {"name": images.name, "split": images.split, "images": len(images), "sha256": images.sha256},
-        "seed": seed,
         "environment": environment.describe(device),
-        "results": measurement.record["results"],
-        "checks": measurement.record["checks"],
     }
     target = destination(source, out, len(images), display)
     if target:

@@ -1,5 +1,6 @@
 """Clean and robust accuracy: per image, per class, with intervals, every convention stated beside its number."""
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -87,8 +88,10 @@ def measure(
     """`evaluate`, with the outcome of every image; `bar(label, images)` opens a progress bar."""
     wanted = known_attacks(attacks)
     check_pixels(x)
+    check_shape(x, y)
     ball = ball or Ball("linf", PAPER_EPS)
-    with evaluating(model), bar("clean", len(x)) as advance:
+    x = x.float()
+    with evaluating(model, x.device), bar("clean", len(x)) as advance:
         started = time.perf_counter()
         predictions = predict(model, x, y, batch_size, advance)
         seconds = time.perf_counter() - started
@@ -99,14 +102,21 @@ def measure(
     for name in wanted:
         attack, label = PROTOCOLS[name].build(ball), PROTOCOLS[name].label
         generator = torch.Generator(x.device).manual_seed(seed)
-        with evaluating(model), bar(label, int(correct.sum())) as advance:
+        with evaluating(model, x.device), bar(label, int(correct.sum())) as advance:
             started = time.perf_counter()
             held, contained = withstand(model, attack, x, y, correct, generator, batch_size, advance)
             seconds = time.perf_counter() - started
         inside &= contained
         results.append(summary(name, {"label": label, **attack.describe()}, held, y, classes, seconds))
         outcomes[f"held_{name}"] = held.numpy()
-    record = {"schema": SCHEMA, "results": results, "checks": [recheck(inside)] if wanted else []}
+    record = {
+        "schema": SCHEMA,
+        "model": {"source": type(model).__name__},
+        "data": {"name": "tensors", "split": "given", "images": len(x), "sha256": digest(x, y)},
+        "seed": seed,
+        "results": results,
+        "checks": [recheck(inside)] if wanted else [],
+    }
     return Measurement(record, outcomes)
 
 
@@ -221,6 +231,19 @@ def known_attacks(names: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name != "clean"]
 
 
+def digest(x: Tensor, y: Tensor) -> str:
+    """SHA-256 of the images and labels as float32 and int64."""
+    found = hashlib.sha256(f"{list(x.shape)}\n".encode())
+    for values in (x.cpu().numpy(), y.cpu().long().numpy()):
+        found.update(np.ascontiguousarray(values).data)
+    return found.hexdigest()
+
+
+def check_shape(x: Tensor, y: Tensor) -> None:
+    if y.shape != x.shape[:1] or y.is_floating_point() or y.dtype == torch.bool:
+        raise Refusal(f"labels {list(y.shape)} {y.dtype} given for {len(x)} images; allowed: one integer for each")
+
+
 def check_labels(labels: Tensor, logits: Tensor) -> None:
     if logits.ndim != 2 or len(logits) != len(labels):
         raise Refusal(
@@ -234,13 +257,14 @@ def check_labels(labels: Tensor, logits: Tensor) -> None:
 
 
 @contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """Evaluation mode for a module and all inside it; every module's own mode is put back."""
+def evaluating(model: Model, device: torch.device) -> Iterator[None]:
+    """Evaluation mode for a module and all inside it, without autocast; every module's own mode is put back."""
     modes = {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
     for module in modes:
         module.training = False
     try:
-        yield
+        with torch.autocast(device.type, enabled=False):
+            yield
     finally:
         for module, training in modes.items():
             module.training = training

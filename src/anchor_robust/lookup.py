@@ -33,5 +33,5 @@ def named_or_imported(what: str, name: str, built_in: Mapping[str, Any]) -> Any:
         return named(f"{what} (built in, or your own as package.module.Class)", name, built_in)
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise Refusal(f"{what} {name!r} cannot be imported ({error}); is its folder on PYTHONPATH?") from error

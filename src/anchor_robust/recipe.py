@@ -205,10 +205,16 @@ def merge(mapping: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         *sections, last = key.removeprefix("--").split(".")
         target = mapping
         for section in sections:
-            target = target.setdefault(section, {})
+            target[section] = {} if target.get(section) is None else target[section]
+            target = target[section]
             if not isinstance(target, dict):
                 raise Refusal(f"setting {key} given, but {section} is no section")
-        target[last] = yaml.safe_load(value)
+        try:
+            target[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise Refusal(
+                f"--{key} {value!r} given; allowed: a value as YAML writes it, such as 3 or [a, b]"
+            ) from error
     return mapping
 
 
@@ -224,7 +230,8 @@ def from_mapping(mapping: Mapping[str, Any]) -> Recipe:
     method = objectives.find(str(objective.pop("name", "anchor")))
     top = arguments(Top, {key: mapping[key] for key in ("name", "seed") if key in mapping}, "")
     recipe = Recipe(**top, model=Model(name, settings), objective=typed(method, objective, "objective"), **sections)
-    recipe.attack.pgd(recipe.threat)
+    for search in (recipe.attack, recipe.validation):
+        search.pgd(recipe.threat)  # refuses steps that no attack can take, before anything is trained
     return recipe
 
 
@@ -253,7 +260,7 @@ def plain(settings: Any) -> dict[str, Any]:
 
 
 def section(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = mapping.get(name) or {}
+    found = {} if mapping.get(name) is None else mapping[name]
     if not isinstance(found, Mapping):
         raise Refusal(f"{name}: {found!r} given; it is a section, write {name}.key: value")
     return found
@@ -269,6 +276,9 @@ def arguments(
     """The arguments that `make` takes, with the types that its signature states, defaults included."""
     allowed = [name for name in inspect.signature(make).parameters if name not in skip]
     known(where, mapping, allowed)
+    for key in mapping:
+        if mapping[key] is None:
+            raise Refusal(f"setting {where}.{key} has no value; give one, or leave it out for the default")
     parser = settings_parser(make, skip)
     try:
         values = parser.parse_object({key: fraction(value) for key, value in mapping.items()})

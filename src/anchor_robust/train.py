@@ -255,7 +255,7 @@ def validate(training: Training) -> dict[str, float]:
     x, y = training.validation.pixels(slice(None)), training.validation.labels
     generator = torch.Generator(x.device).manual_seed(recipe.seed)
     attack, size = recipe.validation.pgd(recipe.threat), recipe.optimise.batch_size
-    with evaluating(model):
+    with evaluating(model, x.device):
         correct = predict(model, x, y, size, lambda done: None) == y.cpu()
         held, _ = withstand(model, attack, x, y, correct, generator, size, lambda done: None, search)
     return {"validation_clean": correct.double().mean().item(), "validation_robust": held.double().mean().item()}

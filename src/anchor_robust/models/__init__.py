@@ -1,5 +1,6 @@
 """Networks: a backbone per file, and the `Classifier` that gives each one its normalisation and its embedding."""
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,7 +26,10 @@ __all__ = ["BUILT_IN", "Classifier", "Folded", "LogitsOnly", "WithHead", "backbo
 
 def factory(name: str) -> Callable[..., nn.Module]:
     """What builds the backbone `name`: a built-in, or the user's own as `package.module.Class`."""
-    return named_or_imported("model", name, BUILT_IN)
+    make = named_or_imported("model", name, BUILT_IN)
+    if not callable(make):
+        raise Refusal(f"model {name!r} is a {type(make).__name__}; it must be a class or function that builds a module")
+    return make
 
 
 def backbone(
@@ -42,17 +46,19 @@ def backbone(
     network = make(**{key: value for key, value in offered.items() if key in parameters}, **(settings or {}))
     if not isinstance(network, nn.Module):
         raise Refusal(f"model {name!r} built a {type(network).__name__}; it must build a torch.nn.Module")
-    if isinstance(getattr(network, "linear", None), nn.Linear) and hasattr(network, "features"):
+    linear = getattr(network, "linear", None)
+    if isinstance(linear, nn.Linear) and hasattr(network, "features"):
+        if linear.out_features != classes:
+            raise Refusal(f"model {name!r} has {linear.out_features} logits, but there are {classes} classes")
         return network
     return WithHead(network, feature_width(network, name, image_shape), classes)
 
 
 def feature_width(network: nn.Module, name: str, image_shape: tuple[int, int, int]) -> int:
     """d of a network that maps [n c h w] to [n d], found with one empty picture."""
-    training = network.training
     with torch.no_grad():
-        output = network.eval()(torch.zeros(1, *image_shape))
-    network.train(training)
+        # On a copy, so that every module keeps its mode and its statistics.
+        output = copy.deepcopy(network).eval()(torch.zeros(1, *image_shape))
     if not isinstance(output, torch.Tensor) or output.ndim != 2:
         given = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise Refusal(f"model {name!r} maps one image to {given}; a backbone must give features [n d]")

@@ -8,6 +8,7 @@ its own copy of the weights: call `refresh` after each change of the classifier'
 
 import copy
 import logging
+from collections import Counter
 from typing import Any
 
 import torch
@@ -80,18 +81,21 @@ class Folded(nn.Module):
 def merge(traced: fx.GraphModule) -> dict[str, str]:
     """Take out every BatchNorm that alone follows a convolution; returns convolution -> its BatchNorm."""
     modules = dict(traced.named_modules())
-    calls = [node.target for node in traced.graph.nodes if node.op == "call_module"]
+    calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
+    owners = Counter(id(parameter) for module in modules.values() for parameter in module.parameters(recurse=False))
     pairs: dict[str, str] = {}
     for node in list(traced.graph.nodes):
         norm = modules.get(node.target) if node.op == "call_module" else None
         if type(norm) is not nn.BatchNorm2d or not norm.track_running_stats:
             continue
-        before = node.args[0]
+        before = node.all_input_nodes[0]
+        convolution = modules.get(before.target) if before.op == "call_module" else None
+        if type(convolution) is not nn.Conv2d:
+            continue
         # Weights that serve twice cannot carry one particular norm.
-        alone = before.op == "call_module" and len(before.users) == 1 and calls.count(before.target) == 1
-        if alone and type(modules[before.target]) is nn.Conv2d:
+        once = calls[before.target] == 1 and owners[id(convolution.weight)] == 1
+        if once and len(before.users) == 1:
             pairs[before.target] = node.target
-            convolution = modules[before.target]
             zeros = torch.zeros(convolution.out_channels, device=convolution.weight.device)
             convolution.bias = nn.Parameter(zeros, requires_grad=False)
             node.replace_all_uses_with(before)

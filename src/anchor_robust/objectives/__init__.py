@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 
+from ..errors import Refusal
 from ..lookup import named_or_imported
 from .base import Learner, Objective, Step
 
@@ -22,7 +23,10 @@ def discover() -> dict[str, type[Objective]]:
 
 def find(name: str) -> type[Objective]:
     """The objective `name`, or the user's own as `package.module.Class`."""
-    return named_or_imported("objective", name, discover())
+    method = named_or_imported("objective", name, discover())
+    if not (inspect.isclass(method) and issubclass(method, Objective)):
+        raise Refusal(f"objective {name!r} is no class derived from anchor_robust.objectives.Objective; derive it")
+    return method
 
 
 def __getattr__(name: str) -> type[Objective]:
