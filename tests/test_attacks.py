@@ -223,12 +223,15 @@ def test_restarts_keep_the_worst_of_each_image() -> None:
     assert calm.flatten().allclose(torch.tensor(0.9))
 
 
-def test_restarts_keep_the_highest_loss_of_all() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_restarts_keep_the_highest_loss_of_all(dtype) -> None:
+    """In bfloat16 the losses of neighbouring logits would be equal: they are compared in float32."""
     ball, x, y = Ball("linf", 0.25), torch.full((30, 1), 0.5), torch.zeros(30, dtype=torch.long)
-    highest = PGD(ball, steps=0, restarts=6)(lambda x: torch.cat([2 + 0 * x, x], 1), x, y, generator=seeded())
+    attack = PGD(ball, steps=0, restarts=30)
+    highest = attack(lambda x: torch.cat([2 + 0 * x, x], 1).to(dtype), x, y, generator=seeded())
     generator = seeded()
-    starts = torch.stack([ball.random_point(x, generator) for _ in range(6)])
-    assert highest.equal(starts.amax(0))
+    starts = torch.stack([ball.random_point(x, generator) for _ in range(30)])
+    assert highest.to(dtype).equal(starts.amax(0).to(dtype))
 
 
 def test_an_image_already_fooled_keeps_its_first_adversarial() -> None:

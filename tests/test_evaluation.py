@@ -62,7 +62,7 @@ class ConvNet(nn.Module):
 
 def truthful(model: nn.Module, x: Tensor, wrong: int = 10) -> Tensor:
     """Labels that the model gets right, but for the last `wrong` images."""
-    with torch.no_grad(), evaluation.evaluating(model):
+    with torch.no_grad(), evaluation.evaluating(model, torch.device("cpu")):
         predictions = model(x).argmax(1)
     y = predictions.clone()
     y[len(y) - wrong :] = (predictions[len(y) - wrong :] + 1) % 4

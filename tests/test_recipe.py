@@ -14,7 +14,8 @@ from anchor_robust import data, models, objectives
 from anchor_robust.errors import Refusal
 from anchor_robust.objectives import Learner, Objective, Step
 from anchor_robust.objectives.anchor import Anchor
-from anchor_robust.recipe import Recipe, built_in, explained, fraction, promise, settle
+from anchor_robust.recipe import Recipe, built_in, explained, promise, settle
+from anchor_robust.settings import fraction
 
 every_recipe = pytest.mark.parametrize("name", built_in())
 

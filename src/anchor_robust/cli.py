@@ -134,8 +134,8 @@ def train(asked: argparse.Namespace) -> None:
 def evaluate(asked: argparse.Namespace) -> None:
     from .audit import audit
     from .display import Display
-    from .recipe import fraction
     from .report.table import show
+    from .settings import fraction
 
     record = audit(
         asked.source,

@@ -1,19 +1,15 @@
 """A recipe: every setting of one experiment, read from YAML, checked, and written back resolved."""
 
 import dataclasses
-import inspect
 import itertools
-import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import docstring_parser
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 
 from . import models, objectives
 from .attacks import PGD
@@ -21,9 +17,8 @@ from .errors import Refusal, one_line
 from .lookup import nearest
 from .objectives import Objective
 from .optimise import Optimise
+from .settings import arguments, known, meaning, typed
 from .threat import Ball
-
-FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
 
 
 @dataclass(frozen=True)
@@ -157,13 +152,6 @@ def explained(source: str) -> str:
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def meaning(documented: Sequence[Any]) -> dict[str, str | None]:
-    """What the docstrings of functions and classes, bases included, say of each setting; the first to speak wins."""
-    each = [base for thing in documented for base in (inspect.getmro(thing) if inspect.isclass(thing) else (thing,))]
-    said = [docstring_parser.parse(base.__doc__ or "").params for base in each]
-    return {param.arg_name: param.description for params in reversed(said) for param in params}
-
-
 def comment(meaning: str | None) -> list[str]:
     return [f"# {line}" for line in textwrap.wrap(meaning or "", 100)]
 
@@ -245,7 +233,9 @@ class Top:
 
 def as_mapping(recipe: Recipe) -> dict[str, Any]:
     mapping = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
-    nested = {key: plain(value) if dataclasses.is_dataclass(value) else value for key, value in mapping.items()}
+    nested = {
+        key: value if isinstance(value, str | int) else dataclasses.asdict(value) for key, value in mapping.items()
+    }
     nested["model"] = {"name": recipe.model.name, **recipe.model.settings}
     method = type(recipe.objective)
     name = method.name if method in objectives.discover().values() else f"{method.__module__}.{method.__qualname__}"
@@ -253,60 +243,8 @@ def as_mapping(recipe: Recipe) -> dict[str, Any]:
     return nested
 
 
-def plain(settings: Any) -> dict[str, Any]:
-    """A dataclass as YAML holds it: tuples become lists."""
-    values = dataclasses.asdict(settings)
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-
-
 def section(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = {} if mapping.get(name) is None else mapping[name]
     if not isinstance(found, Mapping):
         raise Refusal(f"{name}: {found!r} given; it is a section, write {name}.key: value")
     return found
-
-
-def typed(cls: type, mapping: Mapping[str, Any], where: str) -> Any:
-    return cls(**arguments(cls, mapping, where))
-
-
-def arguments(
-    make: Callable[..., Any], mapping: Mapping[str, Any], where: str, skip: Sequence[str] = ()
-) -> dict[str, Any]:
-    """The arguments that `make` takes, with the types that its signature states, defaults included."""
-    allowed = [name for name in inspect.signature(make).parameters if name not in skip]
-    known(where, mapping, allowed)
-    for key in mapping:
-        if mapping[key] is None:
-            raise Refusal(f"setting {where}.{key} has no value; give one, or leave it out for the default")
-    parser = settings_parser(make, skip)
-    try:
-        values = parser.parse_object({key: fraction(value) for key, value in mapping.items()})
-    except ArgumentError as error:
-        message = one_line(error).replace('Parser key "', f'"{where}.' if where else '"')
-        raise Refusal(f"recipe: {message}") from error
-    return dict(values.as_dict())
-
-
-def settings_parser(make: Callable[..., Any], skip: Sequence[str]) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
-    if inspect.isclass(make):
-        parser.add_class_arguments(make, skip=set(skip))
-    else:
-        parser.add_function_arguments(make, skip=set(skip))
-    return parser
-
-
-def known(where: str, mapping: Mapping[str, Any], allowed: Sequence[str]) -> None:
-    for key in mapping:
-        if key not in allowed:
-            full = f"{where}.{key}" if where else str(key)
-            raise Refusal(f"setting {full} is unknown{nearest(str(key), allowed)}")
-
-
-def fraction(value: Any) -> Any:
-    """'8/255' as a number; anything else as it is."""
-    match = FRACTION.fullmatch(value) if isinstance(value, str) else None
-    if match is None or not float(match[2]):
-        return value
-    return float(match[1]) / float(match[2])

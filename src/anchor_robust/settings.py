@@ -1,0 +1,67 @@
+"""From plain mappings to typed arguments: what a signature takes, with the types that it states."""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import docstring_parser
+from jsonargparse import ArgumentError, ArgumentParser
+
+from .errors import Refusal, one_line
+from .lookup import nearest
+
+FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
+
+
+def typed(cls: type, mapping: Mapping[str, Any], where: str) -> Any:
+    return cls(**arguments(cls, mapping, where))
+
+
+def arguments(
+    make: Callable[..., Any], mapping: Mapping[str, Any], where: str, skip: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The arguments that `make` takes, with the types that its signature states, defaults included."""
+    allowed = [name for name in inspect.signature(make).parameters if name not in skip]
+    known(where, mapping, allowed)
+    for key in mapping:
+        if mapping[key] is None:
+            raise Refusal(f"setting {where}.{key} has no value; give one, or leave it out for the default")
+    parser = settings_parser(make, skip)
+    try:
+        values = parser.parse_object({key: fraction(value) for key, value in mapping.items()})
+    except ArgumentError as error:
+        message = one_line(error).replace('Parser key "', f'"{where}.' if where else '"')
+        raise Refusal(f"recipe: {message}") from error
+    return dict(values.as_dict())
+
+
+def settings_parser(make: Callable[..., Any], skip: Sequence[str]) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    if inspect.isclass(make):
+        parser.add_class_arguments(make, skip=set(skip))
+    else:
+        parser.add_function_arguments(make, skip=set(skip))
+    return parser
+
+
+def known(where: str, mapping: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    for key in mapping:
+        if key not in allowed:
+            full = f"{where}.{key}" if where else str(key)
+            raise Refusal(f"setting {full} is unknown{nearest(str(key), allowed)}")
+
+
+def fraction(value: Any) -> Any:
+    """'8/255' as a number; anything else as it is."""
+    match = FRACTION.fullmatch(value) if isinstance(value, str) else None
+    if match is None or not float(match[2]):
+        return value
+    return float(match[1]) / float(match[2])
+
+
+def meaning(documented: Sequence[Any]) -> dict[str, str | None]:
+    """What the docstrings of functions and classes, bases included, say of each setting; the first to speak wins."""
+    each = [base for thing in documented for base in (inspect.getmro(thing) if inspect.isclass(thing) else (thing,))]
+    said = [docstring_parser.parse(base.__doc__ or "").params for base in each]
+    return {param.arg_name: param.description for params in reversed(said) for param in params}
