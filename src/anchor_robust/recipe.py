@@ -233,7 +233,7 @@ class Top:
 
 def as_mapping(recipe: Recipe) -> dict[str, Any]:
     mapping = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
-    nested = {
+    nested: dict[str, Any] = {
         key: value if isinstance(value, str | int) else dataclasses.asdict(value) for key, value in mapping.items()
     }
     nested["model"] = {"name": recipe.model.name, **recipe.model.settings}
