@@ -13,7 +13,12 @@ from anchor_robust.report.table import conventions
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-METHODS = {"standard": "standard training", "pgd-at": "PGD-AT", "anchor": "**ANCHOR**"}
+METHODS = {
+    "standard": "standard training",
+    "pgd-at": "PGD-AT",
+    "anchor": "**ANCHOR**",
+    "anchor-hardest-quarter": "ANCHOR on the hardest quarter of the positives (collapsed)",
+}
 BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
 
 
@@ -78,16 +83,35 @@ def insert(document: Path, table: str) -> str:
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
+def measured(folder: Path) -> str:
+    """The line of a recipe's header that promises numbers."""
+    record, environment = runs.read_json(folder / runs.EVALUATION), runs.read_json(folder / runs.ENVIRONMENT)
+    seconds = runs.read_metrics(folder)[-1]["seconds"]
+    time = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
+    numbers = ", ".join(f"{result['label']} {accuracy(result)} %" for result in record["results"])
+    eps = next(result["eps"] for result in record["results"] if result["norm"])
+    where = f"{time} on {environment['threads']} threads of {environment['device']}"
+    return f"# Measured (seed 0, {record['data']['images']:,} test images, eps {eps:g}): {numbers}; {where}."
+
+
+def promising(recipe: Path) -> str:
+    """The recipe with the measured line of its header as the result files have it."""
+    lines = recipe.read_text(encoding="utf-8").splitlines()
+    folder = HERE / recipe.stem
+    line = measured(folder) if (folder / runs.EVALUATION).exists() else "# Measured: not yet."
+    return "\n".join(line if old.startswith("# Measured") else old for old in lines) + "\n"
+
+
 def main() -> None:
-    """Rewrite the documents; with --check, only say whether they are up to date."""
+    """Rewrite the documents and recipes; with --check, only say whether they are up to date."""
     table = comparison("cifar10-resnet8")
-    for document in (ROOT / "README.md", HERE / "README.md"):
-        text = insert(document, table)
-        if "--check" in sys.argv[1:]:
-            if text != document.read_text(encoding="utf-8"):
-                raise SystemExit(f"{document.relative_to(ROOT)} is not what the result files say; run make results")
-        else:
+    texts = {document: insert(document, table) for document in (ROOT / "README.md", HERE / "README.md")}
+    texts |= {recipe: promising(recipe) for recipe in sorted((ROOT / "src/anchor_robust/recipes").glob("*.yaml"))}
+    for document, text in texts.items():
+        if "--check" not in sys.argv[1:]:
             runs.write_text(document, text)
+        elif text != document.read_text(encoding="utf-8"):
+            raise SystemExit(f"{document.relative_to(ROOT)} is not what the result files say; run make results")
 
 
 if __name__ == "__main__":

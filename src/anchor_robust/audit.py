@@ -1,6 +1,7 @@
 """From a run or a weights file to its numbers: load, attack the test images, write evaluation.json and outcomes.npz."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from . import checkpoint, data, environment, runs
 from .data import ImageSet
 from .display import Display
 from .errors import Refusal
-from .evaluation import PAPER_EPS, known_attacks, measure
+from .evaluation import PAPER_EPS, PROTOCOLS, known_attacks, measure
 from .threat import Ball, Norm
 
 # Deviations of all training pixels; (.2023, .1994, .2010), which many repositories copy, are those of image means.
@@ -49,14 +50,25 @@ def audit(
     display: Display,
 ) -> dict[str, Any]:
     """Evaluate a run directory, a weights file or, with `model`, a plain state dict; returns the record written."""
+    if not attacks:
+        raise Refusal(f"no attack given; allowed: clean, {', '.join(PROTOCOLS)}, comma-separated")
     known_attacks(attacks)
     for option, value in (("--limit", limit), ("--batch-size", batch_size)):
         if value is not None and value < 1:
             raise Refusal(f"{option} {value} given; allowed: 1 or more")
     if out is not None and out.suffix != ".json":
         raise Refusal(f"--out {out} given; name a file that ends in .json")
-    subject = foreign(source, model, dataset, normalize, data_dir) if model else own(source, dataset, data_dir)
+    if model and not checkpoint.has_header(source):
+        subject = foreign(source, model, dataset, normalize, data_dir)
+    else:
+        subject = own(source, model, dataset, data_dir)
+    if norm not in (None, subject.ball.norm) and eps is None:
+        raise Refusal(f"--norm {norm} needs --eps: {subject.ball.eps:g} is a radius in {subject.ball.norm}")
+    if eps == 0:
+        raise Refusal("--eps 0 given; allowed: above 0; at 0 the accuracy is the clean one")
+    ball = Ball(norm or subject.ball.norm, subject.ball.eps if eps is None else eps)
     images = subject.images.first(min(limit or len(subject.images), len(subject.images)))
+    target = destination(source, out, len(images), attacks, ball, display)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tested, on_device = subject.model.to(device), images.to(device)
     measurement = measure(
@@ -64,7 +76,7 @@ def audit(
         on_device.pixels(slice(None)),
         on_device.labels,
         attacks,
-        ball=Ball(norm or subject.ball.norm, subject.ball.eps if eps is None else eps),
+        ball=ball,
         batch_size=batch_size,
         seed=seed,
         classes=images.classes,
@@ -76,7 +88,6 @@ def audit(
         "data": {"name": images.name, "split": images.split, "images": len(images), "sha256": images.sha256},
         "environment": environment.describe(device),
     }
-    target = destination(source, out, len(images), display)
     if target:
         runs.write_json(target, record)
         arrays = runs.OUTCOMES if target.name == runs.EVALUATION else f"{target.stem}.npz"
@@ -85,9 +96,11 @@ def audit(
     return record
 
 
-def own(source: str, dataset: str | None, data_dir: str | None) -> Subject:
+def own(source: str, trusted: str | None, dataset: str | None, data_dir: str | None) -> Subject:
     """A model that carries its architecture, its data set and its threat model with it."""
-    model, header = checkpoint.load_with_header(source)
+    model, header = checkpoint.load_with_header(source, trusted)
+    if trusted not in (None, header["model"]["name"]):
+        raise Refusal(f"--model {trusted} given, but {source} says that it is {header['model']['name']}; leave it out")
     images = data.load(dataset or header["data"], "test", data_dir)
     if list(images.classes) != header["classes"]:
         raise Refusal(f"{source} was trained on the classes of {header['data']}, not on those of {images.name}")
@@ -118,7 +131,12 @@ def normalisation(text: str, channels: int) -> tuple[Sequence[float], Sequence[f
         mean, std = given
     except ValueError:
         mean, std = [], []
-    if len(mean) != channels or len(std) != channels or not all(value > 0 for value in std):
+    if (
+        len(mean) != channels
+        or len(std) != channels
+        or not all(map(math.isfinite, mean))
+        or not all(0 < value < math.inf for value in std)
+    ):
         allowed = f"none, cifar10, or {channels} means:{channels} deviations such as 0.5,0.5,0.5:0.25,0.25,0.25"
         raise Refusal(f"--normalize {text} given; allowed: {allowed}, in units of [0, 1] pixels")
     return mean, std
@@ -128,18 +146,31 @@ def digest(source: str) -> dict[str, str]:
     return {"sha256": hashlib.sha256(checkpoint.weights_file(source).read_bytes()).hexdigest()}
 
 
-def destination(source: str, out: Path | None, images: int, display: Display) -> Path | None:
-    """Where the record goes: --out, else into the run, unless that holds a record of more images."""
-    if out is not None or not Path(source).is_dir():
-        return out
-    target = Path(source) / runs.EVALUATION
-    before = runs.read_json(target)["data"]["images"] if target.exists() else 0
-    if before > images:
-        display.line(f"kept: {target} with its {before} images; --out FILE.json saves this evaluation of {images}")
+def destination(
+    source: str, out: Path | None, images: int, attacks: Sequence[str], ball: Ball, display: Display
+) -> Path | None:
+    """Where the record goes: --out, else into the run, unless that holds numbers that this evaluation would lose."""
+    if out is None and not Path(source).is_dir():
+        return None
+    target = out or Path(source) / runs.EVALUATION
+    runs.check_writable(target)
+    if out is None and target.exists() and not covered(runs.read_json(target), images, attacks, ball):
+        display.line(f"kept: {target}, which this evaluation does not cover; --out FILE.json saves it")
         return None
     return target
 
 
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def covered(record: dict[str, Any], images: int, attacks: Sequence[str], ball: Ball) -> bool:
+    """Whether attacking `images` images by `attacks` in `ball` measures again all that a record holds."""
+    try:
+        held = [(result["attack"], result["norm"], result["eps"]) for result in record["results"]]
+        fewer = record["data"]["images"] <= images
+    except (KeyError, TypeError):
+        return True  # no record of ours: nothing is lost
+    planned = {("clean", None, None) if attack == "clean" else (attack, ball.norm, ball.eps) for attack in attacks}
+    return fewer and set(held) <= planned
+
+
+def save_arrays(path: Path, arrays: Any) -> None:
     with path.open("wb") as handle:
-        np.savez_compressed(handle, allow_pickle=False, **arrays)
+        np.savez_compressed(handle, **arrays)

@@ -3,6 +3,7 @@
 import json
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,50 @@ from torch import Tensor, nn
 
 from . import runs
 from .errors import Refusal, one_line
-from .models import Classifier, LogitsOnly, backbone
+from .models import BUILT_IN, Classifier, LogitsOnly, backbone
 
 HEADER = "anchor"
+HEADER_KEYS = {"model", "classes", "shape", "projection_width", "data", "recipe"}
 NESTED = ("state_dict", "model_state_dict", "model", "net")
 
 
-def build(header: Mapping[str, Any]) -> Classifier:
-    """An untrained classifier of the architecture that a header states (mean and std are in the weights)."""
+@dataclass
+class State:
+    """What changes while training, beside the weights: all that a resumed run needs to go on.
+
+    `sums` adds up what the `count` steps of the present epoch reported.
+    """
+
+    step: int = 0
+    best: float = -1.0
+    seconds: float = 0.0
+    count: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, reported: dict[str, Tensor]) -> None:
+        self.step, self.count = self.step + 1, self.count + 1
+        for name, value in reported.items():
+            self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.detach().double()
+
+    def means(self) -> dict[str, float]:
+        """What the epoch's steps reported on average; the next epoch starts from nothing."""
+        means = {name: total.item() / self.count for name, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+
+def build(header: Mapping[str, Any], trusted: str | None = None) -> Classifier:
+    """An untrained classifier of the architecture that a header states (mean and std are in the weights).
+
+    A header can name any importable thing, so that somebody else's file would run code of its choice: only built-in
+    backbones are built unless the user has named the same class as `trusted`.
+    """
     model = dict(header["model"])
     shape = tuple(header["shape"])
-    network = backbone(model.pop("name"), len(header["classes"]), shape, model)
+    name = model.pop("name")
+    if name not in BUILT_IN and name != trusted:
+        raise Refusal(f"the weights are of the class {name!r}; if you trust its code, name it: --model {name}")
+    network = backbone(name, len(header["classes"]), shape, model)
     return Classifier(network, [0.0] * shape[0], [1.0] * shape[0], header["projection_width"])
 
 
@@ -61,7 +95,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         content = nested
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise Refusal(f"{path} is no state dict; it must hold tensors by parameter name")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    return {name.removeprefix("module.").removeprefix("_orig_mod."): tensor for name, tensor in content.items()}
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
@@ -97,22 +131,27 @@ def weights_file(source: str | Path) -> Path:
     return path
 
 
-def load(source: str | Path) -> LogitsOnly:
+def load(source: str | Path, model: str | None = None) -> LogitsOnly:
     """The trained classifier of a run directory or a weights file: [0, 1] pixels [n c h w] in, logits [n k] out.
 
-    It is in evaluation mode and on the CPU. Raises Refusal when the file is missing, broken or has no ANCHOR header.
+    It is in evaluation mode and on the CPU. A backbone that is not built in is imported only if `model` names the same
+    `package.module.Class`. Raises Refusal when the file is missing, broken or has no ANCHOR header.
     """
-    return load_with_header(source)[0]
+    return load_with_header(source, model)[0]
 
 
-def load_with_header(source: str | Path) -> tuple[LogitsOnly, dict[str, Any]]:
+def has_header(source: str | Path) -> bool:
+    """Whether the file says its own architecture."""
     path = weights_file(source)
-    if path.suffix != ".safetensors":
-        raise Refusal(f"{path} does not say its architecture; add --model (and --data, --normalize)")
+    return path.suffix == ".safetensors" and read_weights(path)[0].keys() >= HEADER_KEYS
+
+
+def load_with_header(source: str | Path, model: str | None = None) -> tuple[LogitsOnly, dict[str, Any]]:
+    path = weights_file(source)
+    if not has_header(path):
+        raise Refusal(f"{path} does not say its architecture; give it with --model, --data and --normalize")
     header, tensors = read_weights(path)
-    if not {"model", "classes", "shape", "projection_width"} <= header.keys():
-        raise Refusal(f"{path} has no ANCHOR header; give its architecture with --model, --data and --normalize")
-    network = build(header)
+    network = build(header, model)
     fill(network, tensors, path)
     return LogitsOnly(network).eval(), header
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -47,3 +48,12 @@ class Display:
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
             task = progress.add_task(label, total=total, completed=done)
             yield lambda images: progress.advance(task, images)
+
+
+def told(label: str, line: dict[str, Any]) -> str:
+    """A log point as one line for people."""
+    shown = {"loss": "loss", "batch_accuracy": "batch"}
+    parts = [f"{name} {line[key]:.3f}" for key, name in shown.items()]
+    if "validation_clean" in line:
+        parts.append(f"validation clean {line['validation_clean']:.1%} robust {line['validation_robust']:.1%}")
+    return "  ".join([label, *parts, f"{line['images_per_s']:,.0f} images/s", f"{line['seconds']:.0f} s"])

@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from .errors import Refusal
+from .errors import Refusal, one_line
 
 Thing = TypeVar("Thing")
 
@@ -33,5 +33,7 @@ def named_or_imported(what: str, name: str, built_in: Mapping[str, Any]) -> Any:
         return named(f"{what} (built in, or your own as package.module.Class)", name, built_in)
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise Refusal(f"{what} {name!r} cannot be imported ({error}); is its folder on PYTHONPATH?") from error
+    except Exception as error:  # a module of the user's can fail in any way
+        raise Refusal(
+            f"{what} {name!r} cannot be imported ({one_line(error)}); is its folder on PYTHONPATH?"
+        ) from error

@@ -108,6 +108,13 @@ class Recipe:
     optimise: Optimise
     validation: Validation
 
+    def warnings(self) -> list[str]:
+        """What can be run and is probably not meant."""
+        searches = {"attack": self.attack, "validation": self.validation}
+        reach = {where: search.steps * search.step_size for where, search in searches.items()}
+        told = "{} moves at most {:g} from its start, less than eps {:g}; raise its steps or step_size"
+        return [told.format(where, far, self.threat.eps) for where, far in reach.items() if far < self.threat.eps]
+
     def text(self) -> str:
         """The recipe as YAML that reads back as the same recipe."""
         return yaml.safe_dump(as_mapping(self), sort_keys=False, allow_unicode=True)
@@ -216,8 +223,13 @@ def from_mapping(mapping: Mapping[str, Any]) -> Recipe:
     settings = arguments(make, model, "model", skip=("classes", "channels"))
     objective = dict(section(mapping, "objective"))
     method = objectives.find(str(objective.pop("name", "anchor")))
-    top = arguments(Top, {key: mapping[key] for key in ("name", "seed") if key in mapping}, "")
-    recipe = Recipe(**top, model=Model(name, settings), objective=typed(method, objective, "objective"), **sections)
+    top = typed(Top, {key: mapping[key] for key in ("name", "seed") if key in mapping}, "")
+    recipe = Recipe(
+        **dataclasses.asdict(top),
+        model=Model(name, settings),
+        objective=typed(method, objective, "objective"),
+        **sections,
+    )
     for search in (recipe.attack, recipe.validation):
         search.pgd(recipe.threat)  # refuses steps that no attack can take, before anything is trained
     return recipe
@@ -229,6 +241,12 @@ class Top:
 
     name: str
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.name.strip(". ") or "/" in self.name:
+            raise Refusal(f"name {self.name!r} given; allowed: a word without /, as it also names the run's directory")
+        if not 0 <= self.seed < 2**32:
+            raise Refusal(f"seed {self.seed} given; allowed: 0 to {2**32 - 1}")
 
 
 def as_mapping(recipe: Recipe) -> dict[str, Any]:

@@ -33,10 +33,16 @@ def create(run: Path) -> Path:
     check_free(run)
     with writing(run):
         run.mkdir(parents=True, exist_ok=True)
-        probe = run / ".writable"
+    check_writable(run / RECIPE)
+    return run
+
+
+def check_writable(path: Path) -> None:
+    """Refuse, before hours of work, a file that could not be written after them."""
+    probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
+    with writing(path):
         probe.touch()
         probe.unlink()
-    return run
 
 
 @contextmanager
@@ -74,7 +80,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Refusal(f"{path} is missing; is {path.parent} a finished run?") from None
+        raise Refusal(f"{path} is missing; {path.parent} is no complete run") from None
     except (OSError, ValueError) as error:
         raise Refusal(f"{path} cannot be read ({error})") from error
 
@@ -88,7 +94,10 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The log points in order; a last line that a kill cut short is left out."""
     path = run / METRICS
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    try:
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise Refusal(f"{path} cannot be read ({error}); restore it or start the run anew") from error
 
 
 def keep_metrics(run: Path, step: int) -> None:

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from .errors import Refusal, one_line
 from .lookup import nearest
 
-FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
+FRACTION = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
 
 
 def typed(cls: type, mapping: Mapping[str, Any], where: str) -> Any:
@@ -22,7 +22,9 @@ def arguments(
     make: Callable[..., Any], mapping: Mapping[str, Any], where: str, skip: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The arguments that `make` takes, with the types that its signature states, defaults included."""
-    allowed = [name for name in inspect.signature(make).parameters if name not in skip]
+    parameters = inspect.signature(make).parameters.items()
+    named = [name for name, each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    allowed = [name for name in named if name not in skip]
     known(where, mapping, allowed)
     for key in mapping:
         if mapping[key] is None:

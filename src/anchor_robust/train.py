@@ -12,8 +12,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from . import checkpoint, data, environment, runs
+from .checkpoint import State
 from .data import ImageSet, augment
-from .display import Display
+from .display import Display, told
 from .errors import Refusal
 from .evaluation import evaluating, predict, withstand
 from .interrupt import interruptible
@@ -24,6 +25,8 @@ from .recipe import Recipe, settle
 
 # What Fabric announces at the start (the precision) stands in environment.json.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+
+STRIDE = 1_000_003  # keeps the seeds of one run's epochs and steps from those of the next seed's run
 
 
 class Interrupted(KeyboardInterrupt):
@@ -41,15 +44,6 @@ class Searched(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with self.fabric.autocast():
             return self.folded(x)
-
-
-@dataclass
-class State:
-    """What changes while training, beside the weights: all that a resumed run needs to go on."""
-
-    step: int = 0
-    best: float = -1.0
-    seconds: float = 0.0
 
 
 @dataclass
@@ -91,14 +85,23 @@ def resume(run: Path, data_dir: str | None, display: Display) -> Path:
     before = runs.read_json(run / runs.ENVIRONMENT)["data"]
     if before != circumstances(training)["data"]:
         raise Refusal(f"{run} was trained on other images than {recipe.data.name} now holds; give the data it had")
-    training.network.load_state_dict(saved["network"])
-    training.average.network.load_state_dict(saved["average"])
-    training.optimizer.load_state_dict(saved["optimizer"])
-    training.generator.set_state(saved["generator"])
-    state = State(saved["step"], saved["best"], saved["seconds"])
+    state = restore(training, saved)
     runs.keep_metrics(run, state.step)
     fit(training, state, display)
     return run
+
+
+def restore(training: Training, saved: dict[str, Any]) -> State:
+    """Put everything back as `save_state` found it."""
+    source = training.run / runs.LAST
+    try:
+        checkpoint.fill(training.network, saved["network"], source)
+        checkpoint.fill(training.average.network, saved["average"], source)
+        training.optimizer.load_state_dict(saved["optimizer"])
+        training.generator.set_state(saved["generator"])
+        return State(**{field.name: saved[field.name] for field in dataclasses.fields(State)})
+    except KeyError as error:
+        raise Refusal(f"{source} has no {error}; it is no state that anchor train saved") from error
 
 
 def build(recipe: Recipe, images: ImageSet, run: Path) -> Training:
@@ -107,11 +110,15 @@ def build(recipe: Recipe, images: ImageSet, run: Path) -> Training:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and environment.has_bf16(device))
     fabric = Fabric(accelerator=device.type, devices=1, precision="bf16-mixed" if bf16 else "32-true")
+    shape = (images.images.shape[1], images.images.shape[2], images.images.shape[3])
     train_images, validation = data.hold_out(images, recipe.validation.images)
+    if recipe.data.crop >= min(images.images.shape[2:]):
+        raise Refusal(
+            f"data.crop {recipe.data.crop} given; allowed: below the {images.images.shape[2]} pixels of an image"
+        )
     if len(train_images) < settings.batch_size:
         raise Refusal(f"optimise.batch_size {settings.batch_size} given; there are {len(train_images)} training images")
     mean, std = train_images.channel_statistics()
-    shape = (images.images.shape[1], images.images.shape[2], images.images.shape[3])
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         network = backbone(recipe.model.name, len(images.classes), shape, recipe.model.settings)
@@ -168,26 +175,29 @@ def fit(training: Training, state: State, display: Display) -> None:
     recipe, settings = training.recipe, training.recipe.optimise
     per_epoch = len(training.train) // settings.batch_size
     steps = per_epoch * settings.epochs
+    for warning in recipe.warnings():
+        display.line(f"warning: {warning}")
     display.line(f"{recipe.name}: {settings.epochs} epochs of {per_epoch} steps, run {training.run}")
     images = display.bar(recipe.name, steps * settings.batch_size, state.step * settings.batch_size)
-    with interruptible() as stop_asked, images as advance:
+    own_generator = torch.random.fork_rng([training.fabric.device] if training.fabric.device.type == "cuda" else [])
+    with interruptible() as stop_asked, own_generator, images as advance:
         while state.step < steps:
             epoch = state.step // per_epoch
             order = shuffled(len(training.train), recipe.seed, epoch).to(training.fabric.device)
-            totals, started, first = Totals(), time.perf_counter(), state.step
+            started, first = time.perf_counter(), state.step
             while state.step < (epoch + 1) * per_epoch:
                 if stop_asked():
                     state.seconds += time.perf_counter() - started
                     save_state(training, state)
                     raise Interrupted(f"stopped at step {state.step}; anchor train --resume {training.run} goes on")
                 position = (state.step % per_epoch) * settings.batch_size
-                totals.add(step(training, state.step, steps, order[position : position + settings.batch_size]))
-                state.step += 1
+                state.add(step(training, state.step, steps, order[position : position + settings.batch_size]))
                 advance(settings.batch_size)
             elapsed = time.perf_counter() - started
             state.seconds += elapsed
             line = {"step": state.step, "epoch": epoch + 1, "lr": learning_rate(settings, state.step - 1, steps)}
-            line |= totals.means() | {"images_per_s": round((state.step - first) * settings.batch_size / elapsed, 1)}
+            line |= state.means() | {"images_per_s": round((state.step - first) * settings.batch_size / elapsed, 1)}
+            check_finite(training, state)
             if (epoch + 1) % recipe.validation.every == 0 or state.step == steps:
                 line |= validate(training)
                 keep_best(training, state, line)
@@ -195,6 +205,8 @@ def fit(training: Training, state: State, display: Display) -> None:
             runs.append_metrics(training.run, line)
             save_state(training, state)
             display.line(told(f"epoch {epoch + 1}/{settings.epochs}", line))
+        if stop_asked():
+            raise Interrupted(f"stopped at the end: {training.run} is finished")
     selected = f"{recipe.objective.selects_on} accuracy {state.best:.1%} on the validation split"
     display.line(f"finished: {training.run / runs.WEIGHTS} has {selected}; next: anchor evaluate {training.run}")
 
@@ -203,6 +215,8 @@ def step(training: Training, number: int, steps: int, indices: Tensor) -> dict[s
     """One update; returns the parts of the loss and the share of the batch that is classified rightly."""
     settings, network = training.recipe.optimise, training.wrapped
     network.train()
+    # What draws from the global generator, such as a dropout layer, is a function of seed and step too.
+    torch.manual_seed(training.recipe.seed * STRIDE + number)
     x = training.train.pixels(indices).contiguous(memory_format=torch.channels_last)
     y = training.train.labels[indices]
     training.search.folded.refresh()
@@ -225,22 +239,6 @@ def step(training: Training, number: int, steps: int, indices: Tensor) -> dict[s
 def diverged(training: Training, what: str) -> str:
     good = training.run / runs.LAST
     return f"{what}; the last good checkpoint is {good}; lower optimise.lr or set optimise.clip, and start anew"
-
-
-class Totals:
-    """Running means of what steps report, without waiting for the device."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        self.count += 1
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach().double()
-
-    def means(self) -> dict[str, float]:
-        return {name: total.item() / self.count for name, total in self.sums.items()}
 
 
 def searched(network: Classifier, fabric: Fabric) -> Searched:
@@ -272,13 +270,17 @@ def keep_best(training: Training, state: State, line: dict[str, Any]) -> None:
         checkpoint.save_weights(training.run / runs.WEIGHTS, training.average.network, header)
 
 
-def save_state(training: Training, state: State) -> None:
+def check_finite(training: Training, state: State) -> None:
     if not all(torch.isfinite(parameter).all() for parameter in training.network.parameters()):
         raise Refusal(diverged(training, f"the weights are no longer finite after step {state.step - 1}"))
+
+
+def save_state(training: Training, state: State) -> None:
+    check_finite(training, state)
     checkpoint.save_state(
         training.run / runs.LAST,
         {
-            **dataclasses.asdict(state),
+            **vars(state),
             "network": training.network.state_dict(),
             "average": training.average.network.state_dict(),
             "optimizer": training.optimizer.state_dict(),
@@ -289,13 +291,4 @@ def save_state(training: Training, state: State) -> None:
 
 def shuffled(images: int, seed: int, epoch: int) -> Tensor:
     """The order of an epoch's images: a function of seed and epoch, so that a resumed run finds it again."""
-    return torch.randperm(images, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
-
-
-def told(label: str, line: dict[str, Any]) -> str:
-    """A log point as one line for people."""
-    shown = {"loss": "loss", "batch_accuracy": "batch"}
-    parts = [f"{name} {line[key]:.3f}" for key, name in shown.items()]
-    if "validation_clean" in line:
-        parts.append(f"validation clean {line['validation_clean']:.1%} robust {line['validation_robust']:.1%}")
-    return "  ".join([label, *parts, f"{line['images_per_s']:,.0f} images/s", f"{line['seconds']:.0f} s"])
+    return torch.randperm(images, generator=torch.Generator().manual_seed(seed * STRIDE + epoch))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import Refusal
+from ..errors import Refusal, one_line
 from ..lookup import named_or_imported
 from .classifier import Classifier, LogitsOnly, WithHead
 from .folded import Folded
@@ -43,7 +43,13 @@ def backbone(
     make = factory(name)
     parameters = inspect.signature(make).parameters
     offered = {"classes": classes, "channels": image_shape[0]}
-    network = make(**{key: value for key, value in offered.items() if key in parameters}, **(settings or {}))
+    asked = {key: value for key, value in offered.items() if key in parameters} | dict(settings or {})
+    try:
+        network = make(**asked)
+    except Exception as error:  # what a user's class refuses is the user's to mend
+        raise Refusal(
+            f"model {name!r} cannot be built with {asked} ({one_line(error)}); change its settings"
+        ) from error
     if not isinstance(network, nn.Module):
         raise Refusal(f"model {name!r} built a {type(network).__name__}; it must build a torch.nn.Module")
     linear = getattr(network, "linear", None)

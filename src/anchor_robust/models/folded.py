@@ -35,6 +35,11 @@ class LogitsPath(nn.Module):
         return self.backbone.linear(self.backbone.features((x - self.mean) / self.std))
 
 
+def copied(classifier: Classifier) -> LogitsPath:
+    # In evaluation mode, so that tracing bakes nothing of the training mode (a functional dropout) in.
+    return LogitsPath(copy.deepcopy(classifier)).eval().requires_grad_(False)
+
+
 class Folded(nn.Module):
     """The twin of `classifier`; convolution weights in `dtype`. Falls back to an unfolded copy if tracing fails."""
 
@@ -42,17 +47,15 @@ class Folded(nn.Module):
         super().__init__()
         # Held in a tuple, outside the module tree: the twin must not own, train or save the classifier's parameters.
         self.source = (LogitsPath(classifier),)
-        # Traced in evaluation mode, so that nothing of the training mode (a functional dropout) is baked in.
-        path: nn.Module = LogitsPath(copy.deepcopy(classifier)).eval().requires_grad_(False)
+        self.twin: nn.Module = copied(classifier)
         self.pairs: dict[str, str] = {}
         try:
-            traced = fx.symbolic_trace(path)
+            traced = fx.symbolic_trace(copied(classifier))
+            if not traced.state_dict().keys() <= self.twin.state_dict().keys():
+                raise ValueError("a constant made in forward, which may be random, would be frozen")
+            self.pairs, self.twin = merge(traced), traced
         except Exception as error:  # what a user's forward does when traced is not ours to foresee
             log.debug("not folded, the network cannot be traced: %s", error)
-        else:
-            self.pairs = merge(traced)
-            path = traced
-        self.twin = path
         for convolution in self.pairs:
             self.twin.get_submodule(convolution).to(dtype)
         self.refresh()

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import Refusal
+
 
 class BasicBlock(nn.Module):
     def __init__(self, width_in: int, width: int, stride: int) -> None:
@@ -31,6 +33,8 @@ def add_stages(network: nn.Module, block: type[nn.Module], blocks: Sequence[int]
 
     Stage s has `width * 2**s` channels and, from the second on, half the resolution of the one before.
     """
+    if width < 1:
+        raise Refusal(f"width {width} given; allowed: 1 or more channels")
     width_in = width
     for stage, count in enumerate(blocks):
         width_out = width * 2**stage

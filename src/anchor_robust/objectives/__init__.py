@@ -1,5 +1,6 @@
 """Training methods, one a file; a file that is here is found by its `Objective` class, nothing else lists it."""
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -26,6 +27,8 @@ def find(name: str) -> type[Objective]:
     method = named_or_imported("objective", name, discover())
     if not (inspect.isclass(method) and issubclass(method, Objective)):
         raise Refusal(f"objective {name!r} is no class derived from anchor_robust.objectives.Objective; derive it")
+    if not dataclasses.is_dataclass(method) or method.selects_on not in ("robust", "clean"):
+        raise Refusal(f"objective {name!r} must be a frozen dataclass whose selects_on is robust or clean")
     return method
 
 

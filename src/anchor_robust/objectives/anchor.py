@@ -28,7 +28,8 @@ class Anchor(Objective):
         views: What the contrastive loss sees of each image, of clean, augmented, adversarial; adversarial is required.
         temperature: Temperature t of the contrastive loss.
         hardness: h in the weights exp(h (1 - similarity)) of the positives; 0 is plain SupCon.
-        hard_fraction: Share of the positives, those least similar, that is kept; in (0, 1].
+        hard_fraction: Share of the positives, those least similar, that is kept; in (0, 1]. Small shares at high
+            hardness can pull all classes into one point: the contrast then stays at log(m - 1), m embeddings.
         projection_width: Width of the projection head's output, the space in which similarities are taken.
     """
 
