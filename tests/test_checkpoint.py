@@ -16,6 +16,8 @@ HEADER = {
     "classes": ["a", "b", "c"],
     "shape": [1, 8, 8],
     "projection_width": 5,
+    "data": "digits",
+    "recipe": "",
 }
 NO_NORMALISATION = ([0.0], [1.0])
 
@@ -90,6 +92,23 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
         with pytest.raises(Refusal, match=r"state_dict|cannot be read"):
             checkpoint.load_foreign(tmp_path / name, "resnet8", 3, (1, 8, 8), NO_NORMALISATION)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_weights_header_cannot_run_code(tmp_path: Path) -> None:
+    command = {"name": "os.system", "command": f"touch {tmp_path / 'run'}"}
+    checkpoint.save_weights(tmp_path / "evil.safetensors", classifier(), HEADER | {"model": command})
+    with pytest.raises(Refusal, match=r"os\.system.*if you trust its code"):
+        checkpoint.load(tmp_path / "evil.safetensors")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_of_the_users_loads_when_it_is_named(tmp_path: Path) -> None:
+    name = "anchor_robust.models.resnet.resnet8"  # as good as a user's: it is not among the built-in names
+    checkpoint.save_weights(tmp_path / "own.safetensors", classifier(), HEADER | {"model": {"name": name, "width": 4}})
+    with pytest.raises(Refusal, match="--model"):
+        checkpoint.load(tmp_path / "own.safetensors")
+    loaded = checkpoint.load(tmp_path / "own.safetensors", model=name)
+    assert torch.equal(logits(loaded), logits(LogitsOnly(classifier())))
 
 
 @pytest.mark.parametrize("name", ["cut.safetensors", "cut.pt"])

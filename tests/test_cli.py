@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_evaluate_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run), "--attacks", "clean,pgd20,pgd20-2-255"]) == 0
     printed = capsys.readouterr().out
-    for expected in ("PGD-20", "PGD-20 (2/255)", "0.15", "360", "95 % interval", "per class", "pass"):
+    for expected in ("PGD-20", "PGD-20 (eps/4)", "0.15", "360", "95 % interval", "per class", "pass"):
         assert expected in printed
     record = json.loads((run / runs.EVALUATION).read_text())
     assert {"schema", "model", "data", "results", "checks"} <= record.keys()
@@ -57,9 +57,10 @@ def test_evaluate_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert record["results"][1]["accuracy"] == outcomes["held_pgd20"].mean()
 
 
-def test_the_weights_load_in_python_and_give_the_same_accuracy(run: Path) -> None:
-    main(["evaluate", str(run)])
-    record = runs.read_json(run / runs.EVALUATION)
+def test_the_weights_load_in_python_and_give_the_same_accuracy(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "record.json"
+    main(["evaluate", str(run), "--out", str(out)])
+    record = runs.read_json(out)
     images = data.load("digits", "test")
     model = anchor_robust.load(run)
     from anchor_robust.threat import Ball
@@ -147,6 +148,16 @@ WRONG: dict[str, tuple[str, ...]] = {
     "evaluate {run} --limit ten": ("ten",),
     "evaluate {run} --eps huge": ("huge", "8/255"),
     "evaluate {run} --eps 8": ("8/255",),
+    "evaluate {run} --eps 0": ("--eps 0", "above 0"),
+    "evaluate {run} --norm l2": ("--norm l2", "--eps"),
+    "evaluate {run} --attacks ,": ("no attack", "clean"),
+    "evaluate {run} --model resnet18": ("resnet18", "resnet8"),
+    "evaluate {run} --out {tmp}/nowhere/numbers.json": ("cannot write",),
+    "train digits-anchor --data.crop 20": ("data.crop 20", "8"),
+    "train digits-anchor --model.width 0": ("width",),
+    "train digits-anchor --seed 99999999999999999999": ("seed",),
+    "train digits-anchor --name ../elsewhere": ("name", "/"),
+    "train digits-anchor --threat.eps -8/255": ("-0.03",),
     "evaluate {run} --out {tmp}/numbers.txt": (".json",),
     "evaluate {run} --optimise.lr 1": ("--optimise.lr", "not understood"),
     "evaluate {run} --data mnist": ("mnist", "digits"),

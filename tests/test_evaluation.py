@@ -167,8 +167,9 @@ def test_the_protocols_are_the_published_ones() -> None:
     paper, grey_levels = Ball("linf", 0.031), Ball("linf", 8 / 255)
     assert PROTOCOLS["pgd20"].build(paper) == PGD(paper, steps=20, step_size=0.003, start="uniform", restarts=1)
     assert PROTOCOLS["pgd20-2-255"].build(grey_levels) == PGD(grey_levels, steps=20, step_size=2 / 255)
-    assert PROTOCOLS["pgd20"].label == "PGD-20"
-    assert PROTOCOLS["pgd20-2-255"].label == "PGD-20 (2/255)"
+    assert PROTOCOLS["pgd20"].label(paper) == "PGD-20"
+    assert PROTOCOLS["pgd20-2-255"].label(grey_levels) == "PGD-20 (2/255)"
+    assert PROTOCOLS["pgd20-2-255"].label(paper) == "PGD-20 (eps/4)", "at another eps the step is not 2/255"
     wider: Any = PROTOCOLS["pgd20"].build(Ball("linf", 0.062))
     assert wider.step_size == pytest.approx(0.006)
 
@@ -271,7 +272,7 @@ def test_adversarials_that_leave_the_ball_are_told(monkeypatch: pytest.MonkeyPat
         (("clean",), ["clean"]),
         (("pgd20",), ["PGD-20"]),
         (("pgd20", "clean", "pgd20"), ["clean", "PGD-20"]),
-        (("pgd20-2-255", "pgd20"), ["PGD-20 (2/255)", "PGD-20"]),
+        (("pgd20-2-255", "pgd20"), ["PGD-20 (eps/4)", "PGD-20"]),
         ((), []),
     ),
 )

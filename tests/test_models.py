@@ -313,6 +313,11 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
 # --- the folded twin -------------------------------------------------------------------------------------------------
 
 
+class Constant(FeaturesOnly):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * torch.full((1, 1, 1, 1), 2.0))
+
+
 class Untraceable(FeaturesOnly):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x if x.sum() > 0 else -x)
@@ -376,6 +381,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "preact-resnet18": lambda: preact_resnet18(width=4),
     "user's": lambda: headed(FeaturesOnly(3)),
     "untraceable": lambda: headed(Untraceable(3)),
+    "constant": lambda: headed(Constant(3)),
     "used twice": lambda: headed(Twice(), 3),
     "tied weights": lambda: headed(Tied(), 3),
     "branching": lambda: headed(Branching()),

@@ -381,3 +381,13 @@ def test_a_class_that_cannot_serve_is_refused(key: str, name: str, own: str) -> 
 
 def test_a_class_that_is_no_objective_is_refused(own: str) -> None:
     assert "collections.OrderedDict" in refusal(own, "--objective.name", "collections.OrderedDict")
+
+
+def test_another_objective_or_model_starts_from_its_own_defaults() -> None:
+    words = ["--objective.temperature=0.3", "--objective.name=anchor", "--model.name=preact-resnet18"]
+    changed = settle("cifar10-resnet8-pgd-at", words)
+    assert changed.objective == objectives.find("anchor")(temperature=0.3)
+    assert changed.model == settle("cifar10-resnet18-anchor", ["--model.name=preact-resnet18"]).model
+    assert settle("cifar10-resnet8-anchor", ["--objective.name=pgd-at"]).objective == objectives.find("pgd-at")()
+    same = settle("cifar10-resnet8-anchor", ["--objective.name=anchor"])
+    assert same == settle("cifar10-resnet8-anchor")

@@ -19,6 +19,7 @@ from anchor_robust.errors import Refusal
 from anchor_robust.recipe import Recipe, settle
 
 EPOCHS, STEPS_PER_EPOCH = 3, 9
+OWN = f"{__name__}.WithDropout"
 SMALL = (
     f"--optimise.epochs={EPOCHS}",
     "--optimise.batch_size=128",
@@ -137,6 +138,72 @@ def test_a_real_signal_then_resume_changes_nothing(number: int, tmp_path: Path) 
     assert not list(run.glob(".*partial"))
 
 
+class WithDropout(torch.nn.Module):
+    """A backbone of a user's that draws from the global generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.Dropout(0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+def test_dropout_follows_the_seed_and_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = settle("digits-pgd-at", [word for word in SMALL if "width" not in word] + [f"--model.name={OWN}"])
+    torch.manual_seed(1)
+    straight = train.start(recipe, tmp_path / "straight", None, Display())
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    step = train.step
+
+    def step_until_killed(training: train.Training, number: int, *rest: object) -> object:
+        if number == 13:
+            raise SystemError("killed")
+        return step(training, number, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "step", step_until_killed)
+        with pytest.raises(SystemError, match="killed"):
+            train.start(recipe, tmp_path / "killed", None, Display())
+    train.resume(tmp_path / "killed", None, Display())
+    assert same_weights(straight, tmp_path / "killed")
+    assert torch.equal(torch.get_rng_state(), before), "the caller's global generator was used"
+
+
+def test_an_interrupted_epoch_is_logged_whole(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, run = train.step, tmp_path / "run"
+
+    def step_then_ask_to_stop(training: train.Training, number: int, *rest: object) -> object:
+        if number == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(training, number, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "step", step_then_ask_to_stop)
+        with pytest.raises(train.Interrupted, match="stopped at step 13"):
+            train.start(small(), run, None, Display())
+    train.resume(run, None, Display())
+    for ours, theirs in zip(runs.read_metrics(run), runs.read_metrics(whole), strict=True):
+        timings = {"seconds", "images_per_s"}
+        assert {k: v for k, v in ours.items() if k not in timings} == {
+            k: v for k, v in theirs.items() if k not in timings
+        }
+
+
+def test_ctrl_c_in_the_last_validation_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    validate = train.validate
+
+    def validate_and_ask_to_stop(training: train.Training) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return validate(training)
+
+    monkeypatch.setattr(train, "validate", validate_and_ask_to_stop)
+    with pytest.raises(train.Interrupted, match="is finished"):
+        train.start(small("standard", "--optimise.epochs=1"), tmp_path / "run", None, Display())
+    assert (tmp_path / "run" / runs.WEIGHTS).exists()
+
+
 def test_resuming_a_finished_run_changes_nothing(whole: Path) -> None:
     before = (whole / runs.WEIGHTS).read_bytes()
     train.resume(whole, None, Display())
@@ -183,6 +250,14 @@ def test_an_evaluated_run_holds_record_and_outcomes(whole: Path) -> None:
     assert record["data"]["images"] == 100
     assert [result["label"] for result in record["results"]] == ["clean", "PGD-20"]
     assert record["results"][1]["eps"] == 0.15
-    kept = audit.audit(str(whole), limit=10, display=Display())
-    assert kept["data"]["images"] == 10
-    assert runs.read_json(whole / runs.EVALUATION)["data"]["images"] == 100
+    lesser = (
+        {"limit": 10},
+        {"limit": 100, "attacks": ("clean",)},
+        {"limit": 100, "eps": 0.2},
+        {"norm": "l2", "eps": 1.0},
+    )
+    for settings in lesser:
+        audit.audit(str(whole), **{"limit": 100, **settings}, display=Display())  # type: ignore[arg-type]
+        assert runs.read_json(whole / runs.EVALUATION) == record
+    more = audit.audit(str(whole), ("clean", "pgd20", "pgd20-2-255"), limit=110, display=Display())
+    assert runs.read_json(whole / runs.EVALUATION) == more

@@ -120,6 +120,7 @@ class Recipe:
         return yaml.safe_dump(as_mapping(self), sort_keys=False, allow_unicode=True)
 
 
+REPLACING = ("model.name", "objective.name")
 SECTIONS: dict[str, type] = {
     "data": Data,
     "threat": Ball,
@@ -192,18 +193,24 @@ def read(source: str) -> dict[str, Any]:
 
 
 def merge(mapping: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Lay `--section.key value` or `--section.key=value` over a mapping."""
+    """Lay `--section.key value` or `--section.key=value` over a mapping.
+
+    Another model or objective starts from its own defaults: the settings of the one that it replaces are dropped.
+    """
     words = [part for word in overrides for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
         raise Refusal(f"settings {' '.join(overrides)!r} given; write them as --section.key value")
-    for key, value in zip(words[::2], words[1::2], strict=True):
-        *sections, last = key.removeprefix("--").split(".")
+    pairs = [(key.removeprefix("--"), value) for key, value in zip(words[::2], words[1::2], strict=True)]
+    for key, value in sorted(pairs, key=lambda pair: pair[0] not in REPLACING):
+        *sections, last = key.split(".")
         target = mapping
         for section in sections:
             target[section] = {} if target.get(section) is None else target[section]
             target = target[section]
             if not isinstance(target, dict):
                 raise Refusal(f"setting {key} given, but {section} is no section")
+        if key in REPLACING and target.get("name") != value:
+            target.clear()
         try:
             target[last] = yaml.safe_load(value)
         except yaml.YAMLError as error:

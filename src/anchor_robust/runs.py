@@ -68,6 +68,12 @@ def write(path: Path, fill: Callable[[Path], Any]) -> None:
             partial.unlink(missing_ok=True)
 
 
+def clear_partial(run: Path) -> None:
+    """Remove what a killed process had begun to write."""
+    for partial in run.glob(".*.partial"):
+        partial.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 

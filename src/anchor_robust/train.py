@@ -86,6 +86,7 @@ def resume(run: Path, data_dir: str | None, display: Display) -> Path:
     if before != circumstances(training)["data"]:
         raise Refusal(f"{run} was trained on other images than {recipe.data.name} now holds; give the data it had")
     state = restore(training, saved)
+    runs.clear_partial(run)
     runs.keep_metrics(run, state.step)
     fit(training, state, display)
     return run
