@@ -145,6 +145,18 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["file.json"]
 
 
+def test_no_space_for_weights_or_state_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(Refusal, match="No space left on device"):
+        checkpoint.save_weights(tmp_path / runs.WEIGHTS, classifier(), HEADER)
+    with pytest.raises(Refusal, match="No space left on device"):
+        checkpoint.save_state(tmp_path / runs.LAST, classifier().state_dict())
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_directory_in_use_or_not_writable_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Refusal, match="not empty"):

@@ -1,5 +1,6 @@
 """Training: what a run leaves behind, and that stopping and going on changes nothing."""
 
+import errno
 import json
 import os
 import random
@@ -229,6 +230,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path: Path) 
     assert str(run / runs.LAST) in told
     network = checkpoint.read_state(run / runs.LAST)["network"]
     assert all(torch.isfinite(tensor).all() for tensor in network.values())
+
+
+def test_a_run_that_cannot_begin_leaves_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(Refusal, match=r"last\.ckpt: No space left on device"):
+        train.start(small("standard"), tmp_path / "run", None, Display())
+    assert not (tmp_path / "run").exists()
 
 
 def test_bf16_training_gives_finite_weights(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Weights that load anywhere, and the state from which training resumes."""
 
+import io
 import json
 import pickle
 from collections.abc import Mapping, Sequence
@@ -7,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import runs
@@ -64,7 +65,7 @@ def build(header: Mapping[str, Any], trusted: str | None = None) -> Classifier:
 def save_weights(path: Path, network: nn.Module, header: Mapping[str, Any]) -> None:
     """Write a classifier as safetensors with its architecture and recipe in the header."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    runs.write(path, lambda partial: save_file(tensors, partial, {HEADER: json.dumps(header)}))
+    runs.write_bytes(path, safetensors.torch.save(tensors, {HEADER: json.dumps(header)}))
 
 
 def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -172,7 +173,10 @@ def load_foreign(
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    runs.write(path, lambda partial: torch.save(dict(state), partial))
+    # Through memory, because on a full disk torch.save fails with an error of its own.
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    runs.write_bytes(path, buffer.getvalue())
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,17 @@ def create(run: Path) -> Path:
         run.mkdir(parents=True, exist_ok=True)
     check_writable(run / RECIPE)
     return run
+
+
+@contextmanager
+def beginning(run: Path) -> Iterator[None]:
+    """Make a run directory and fill it with what a run starts from, or leave no directory at all."""
+    create(run)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(run, ignore_errors=True)
+        raise
 
 
 def check_writable(path: Path) -> None:
@@ -72,6 +84,10 @@ def clear_partial(run: Path) -> None:
     """Remove what a killed process had begun to write."""
     for partial in run.glob(".*.partial"):
         partial.unlink()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    write(path, lambda partial: partial.write_bytes(content))
 
 
 def write_text(path: Path, text: str) -> None:

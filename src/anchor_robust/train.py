@@ -69,10 +69,10 @@ def start(recipe: Recipe, run: Path, data_dir: str | None, display: Display) -> 
     """Train `recipe` into the new directory `run`."""
     runs.check_free(run)
     training = build(recipe, data.load(recipe.data.name, "train", data_dir), run)
-    runs.create(run)
-    runs.write_text(run / runs.RECIPE, recipe.text())
-    runs.write_json(run / runs.ENVIRONMENT, circumstances(training))
-    save_state(training, State())
+    with runs.beginning(run):
+        runs.write_text(run / runs.RECIPE, recipe.text())
+        runs.write_json(run / runs.ENVIRONMENT, circumstances(training))
+        save_state(training, State())
     fit(training, State(), display)
     return run
 
