@@ -149,6 +149,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "evaluate {run} --eps huge": ("huge", "8/255"),
     "evaluate {run} --eps 8": ("8/255",),
     "evaluate {run} --eps 0": ("--eps 0", "above 0"),
+    "evaluate {run} --normalize none": ("--normalize none", "leave it out"),
     "evaluate {run} --norm l2": ("--norm l2", "--eps"),
     "evaluate {run} --attacks ,": ("no attack", "clean"),
     "evaluate {run} --model resnet18": ("resnet18", "resnet8"),

@@ -62,6 +62,10 @@ def audit(
         subject = foreign(source, model, dataset, normalize, data_dir)
     else:
         subject = own(source, model, dataset, data_dir)
+        if normalize is not None:
+            raise Refusal(
+                f"--normalize {normalize} given, but {source} carries its normalisation with it; leave it out"
+            )
     if norm not in (None, subject.ball.norm) and eps is None:
         raise Refusal(f"--norm {norm} needs --eps: {subject.ball.eps:g} is a radius in {subject.ball.norm}")
     if eps == 0:

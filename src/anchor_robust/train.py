@@ -124,6 +124,7 @@ def build(recipe: Recipe, images: ImageSet, run: Path) -> Training:
         torch.manual_seed(recipe.seed)
         network = backbone(recipe.model.name, len(images.classes), shape, recipe.model.settings)
         network = Classifier(network, mean, std, recipe.objective.projection_width)
+    # torch's annotations know no memory_format without a device and a dtype.
     network.to(fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     wrapped, optimizer = fabric.setup(network, sgd(network, settings))
     search = searched(network, fabric)

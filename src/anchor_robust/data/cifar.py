@@ -94,7 +94,7 @@ def locate(data_dir: str | Path | None = None) -> Path:
 def fetch() -> Path:
     """Download and unpack the official archive into the user's cache, unless it is there already."""
     # Brings the network libraries along, which whoever has the data does not need.
-    import pooch  # type: ignore[import-untyped]
+    import pooch  # type: ignore[import-untyped] # ships no types
 
     cache = Path(pooch.os_cache("anchor-robust"))
     try:
