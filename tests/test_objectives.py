@@ -18,7 +18,7 @@ from anchor_robust.attacks import PGD
 from anchor_robust.data import augment
 from anchor_robust.errors import Refusal
 from anchor_robust.losses import hard_supcon
-from anchor_robust.models import Classifier, LogitsOnly
+from anchor_robust.models import Classifier, Folded
 from anchor_robust.models.resnet import resnet8
 from anchor_robust.objectives import Learner, Objective, Step
 from anchor_robust.objectives.anchor import Anchor
@@ -72,7 +72,7 @@ class Bench:
         self.objective = objective
         self.training_pass = TrainingPass(self.network)
         self.learner = Learner(
-            net=LogitsOnly(self.network),
+            net=Folded(self.network),
             forward=self.training_pass,
             attack=PGD(BALL, steps=2, step_size=0.05),
             light=lambda x, generator: augment.light(x, 1, True, generator),

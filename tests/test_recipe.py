@@ -133,7 +133,8 @@ def test_what_a_file_leaves_out_has_its_default(tmp_path: Path) -> None:
     assert recipe.objective == Anchor()
     assert recipe.threat.eps == 8 / 255
     assert recipe.model.name == "resnet18"
-    assert recipe.model.settings == {"width": 64}, "defaults of the backbone are resolved, so that they are recorded"
+    settings = {"width": 64, "activation": "relu"}
+    assert recipe.model.settings == settings, "defaults of the backbone are resolved, so that they are recorded"
 
 
 def test_an_empty_section_is_all_defaults_and_can_be_overridden(tmp_path: Path) -> None:

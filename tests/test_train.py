@@ -100,7 +100,7 @@ def test_a_kill_at_a_random_step_changes_nothing(
     seed: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed_at = random.Random(seed).randrange(EPOCHS * STEPS_PER_EPOCH)
-    step, run = train.step, tmp_path / "run"
+    step, run = train.loop.step, tmp_path / "run"
 
     def step_until_killed(training: train.Training, number: int, *rest: object) -> object:
         if number == killed_at:
@@ -108,7 +108,7 @@ def test_a_kill_at_a_random_step_changes_nothing(
         return step(training, number, *rest)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "step", step_until_killed)
+        patch.setattr(train.loop, "step", step_until_killed)
         with pytest.raises(SystemError, match="killed"):
             train.start(small(), run, None, Display())
     train.resume(run, None, Display())
@@ -156,7 +156,7 @@ def test_dropout_follows_the_seed_and_the_step(tmp_path: Path, monkeypatch: pyte
     straight = train.start(recipe, tmp_path / "straight", None, Display())
     torch.manual_seed(2)
     before = torch.get_rng_state()
-    step = train.step
+    step = train.loop.step
 
     def step_until_killed(training: train.Training, number: int, *rest: object) -> object:
         if number == 13:
@@ -164,7 +164,7 @@ def test_dropout_follows_the_seed_and_the_step(tmp_path: Path, monkeypatch: pyte
         return step(training, number, *rest)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "step", step_until_killed)
+        patch.setattr(train.loop, "step", step_until_killed)
         with pytest.raises(SystemError, match="killed"):
             train.start(recipe, tmp_path / "killed", None, Display())
     train.resume(tmp_path / "killed", None, Display())
@@ -173,7 +173,7 @@ def test_dropout_follows_the_seed_and_the_step(tmp_path: Path, monkeypatch: pyte
 
 
 def test_an_interrupted_epoch_is_logged_whole(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step, run = train.step, tmp_path / "run"
+    step, run = train.loop.step, tmp_path / "run"
 
     def step_then_ask_to_stop(training: train.Training, number: int, *rest: object) -> object:
         if number == 12:
@@ -181,7 +181,7 @@ def test_an_interrupted_epoch_is_logged_whole(whole: Path, tmp_path: Path, monke
         return step(training, number, *rest)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "step", step_then_ask_to_stop)
+        patch.setattr(train.loop, "step", step_then_ask_to_stop)
         with pytest.raises(train.Interrupted, match="stopped at step 13"):
             train.start(small(), run, None, Display())
     train.resume(run, None, Display())
@@ -193,13 +193,13 @@ def test_an_interrupted_epoch_is_logged_whole(whole: Path, tmp_path: Path, monke
 
 
 def test_ctrl_c_in_the_last_validation_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    validate = train.validate
+    validate = train.loop.validate
 
     def validate_and_ask_to_stop(training: train.Training) -> dict[str, float]:
         os.kill(os.getpid(), signal.SIGINT)
         return validate(training)
 
-    monkeypatch.setattr(train, "validate", validate_and_ask_to_stop)
+    monkeypatch.setattr(train.loop, "validate", validate_and_ask_to_stop)
     with pytest.raises(train.Interrupted, match="is finished"):
         train.start(small("standard", "--optimise.epochs=1"), tmp_path / "run", None, Display())
     assert (tmp_path / "run" / runs.WEIGHTS).exists()

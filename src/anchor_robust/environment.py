@@ -1,5 +1,6 @@
 """Versions and hardware: what a number depends on, beside the recipe and the data."""
 
+import ctypes
 import platform
 import shlex
 import sys
@@ -22,6 +23,14 @@ def describe(device: torch.device) -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "bf16": has_bf16(device),
     }
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed: giving every activation back to the system costs a tenth to a third of a step."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        mallopt(-4, 0)  # M_MMAP_MAX
 
 
 def version(package: str) -> str | None:

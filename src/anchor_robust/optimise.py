@@ -1,12 +1,14 @@
-"""Optimizer, learning-rate schedule and averaged weights: pure functions of the settings and the step."""
+"""Optimizer, learning-rate schedule, averaged and perturbed weights: functions of the settings and the step."""
 
 import copy
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import Refusal
 
@@ -28,7 +30,12 @@ class Optimise:
         clip: Largest norm of the gradient; 0 does not clip.
         ema: Decay of the averaged weights, which are the ones kept; 0 keeps the last ones. Averages over about
             1 / (1 - ema) steps.
+        ema_from: Share of the training after which averaging begins; before it the average is the network itself.
+        awp: Adversarial weight perturbation (arXiv 2004.05884): how far each weight tensor is moved against the loss
+            before the step, as a share of its norm; 0 is off, usually 0.005 to 0.01. One more training pass a step.
+        awp_from: Share of the training after which weights are perturbed.
         label_smoothing: Probability mass that the target gives to all classes evenly.
+        compile: torch.compile where a run is long enough to repay it and a compiler is found (auto), or never.
         precision: bf16 mixed precision where the device has it (auto), always (bf16), or float32 (the whole step).
     """
 
@@ -41,7 +48,11 @@ class Optimise:
     warmup: float = 0.25
     clip: float = 0.0
     ema: float = 0.0
+    ema_from: float = 0.0
+    awp: float = 0.0
+    awp_from: float = 0.0
     label_smoothing: float = 0.0
+    compile: Literal["auto", "never"] = "auto"
     precision: Literal["auto", "bf16", "float32"] = "auto"
 
     def __post_init__(self) -> None:
@@ -54,6 +65,9 @@ class Optimise:
             "warmup": (0 <= self.warmup <= 1, "0 to 1"),
             "clip": (0 <= self.clip < math.inf, "0 (off) or more"),
             "ema": (0 <= self.ema < 1, "0 (off) or more and below 1"),
+            "ema_from": (0 <= self.ema_from < 1, "0 or more and below 1"),
+            "awp": (0 <= self.awp < 1, "0 (off) or more and below 1"),
+            "awp_from": (0 <= self.awp_from < 1, "0 or more and below 1"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "0 or more and below 1"),
         }
         for setting, (holds, range_) in allowed.items():
@@ -82,8 +96,8 @@ def learning_rate(settings: Optimise, step: int, steps: int) -> float:
 class Average(Generic[Network]):
     """Exponential moving average of a network, BatchNorm statistics included: a <- a + (1 - decay) (w - a).
 
-    The decay of step s is min(decay, (1 + s) / (10 + s)), so that the random start is soon forgotten. With decay 0 it
-    is the network itself, at no cost.
+    The decay of the s-th update is min(decay, (1 + s) / (10 + s)), so that the random start is soon forgotten. With
+    decay 0 it is the network itself, at no cost.
     """
 
     def __init__(self, network: Network, decay: float) -> None:
@@ -91,12 +105,35 @@ class Average(Generic[Network]):
         self.network = copy.deepcopy(network).requires_grad_(False) if decay else network
 
     @torch.no_grad()
-    def update(self, network: Network, step: int) -> None:
+    def update(self, network: Network, count: int) -> None:
+        """Take in the network's weights for the time number `count`; below 0, replace the average by them."""
         if not self.decay:
             return
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = min(self.decay, (1 + count) / (10 + count)) if count >= 0 else 0.0
         for averaged, current in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
             if averaged.is_floating_point():
                 averaged.lerp_(current, 1 - decay)
             else:
                 averaged.copy_(current)
+
+
+@contextmanager
+def perturbed(network: nn.Module, gradients: Mapping[str, Tensor], size: float) -> Iterator[None]:
+    """Adversarial weight perturbation, Wu et al., arXiv 2004.05884, equation 10: meanwhile the weights are
+
+        w + size * |w| * g / |g|        g the gradient of the loss by w, norms over the whole tensor
+
+    for tensors of more than one dimension; biases and norms stay. Afterwards every weight is bit-equal to what it was,
+    also after an exception.
+    """
+    before = {name: p.detach().clone() for name, p in network.named_parameters() if name in gradients and p.ndim > 1}
+    try:
+        with torch.no_grad():
+            for name, weight in before.items():
+                length = gradients[name].norm().clamp_min(torch.finfo(weight.dtype).tiny)
+                network.get_parameter(name).add_(gradients[name] * (size * weight.norm() / length))
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weight in before.items():
+                network.get_parameter(name).copy_(weight)

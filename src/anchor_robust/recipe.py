@@ -13,6 +13,7 @@ import yaml
 
 from . import models, objectives
 from .attacks import PGD
+from .data.mix import Mix
 from .errors import Refusal, one_line
 from .lookup import nearest
 from .objectives import Objective
@@ -29,15 +30,22 @@ class Data:
         name: Data set, cifar10 or digits.
         crop: Pixels of zero padding from which a random crop is cut; 0 does not crop.
         flip: Mirror half of the images; off where left and right mean something, as in digits.
+        mix: Blend pairs of images, labels included: none, mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899). The
+            attack then works against the label of the larger share.
+        mix_alpha: The share of the first image is drawn from Beta(mix_alpha, mix_alpha); 1 is uniform.
     """
 
     name: str = "cifar10"
     crop: int = 4
     flip: bool = True
+    mix: Mix = "none"
+    mix_alpha: float = 1.0
 
     def __post_init__(self) -> None:
         if self.crop < 0:
             raise Refusal(f"data.crop {self.crop} given; allowed: 0 (off) or more pixels")
+        if not 0 < self.mix_alpha < float("inf"):
+            raise Refusal(f"data.mix_alpha {self.mix_alpha} given; allowed: above 0, usually 0.2 to 1.4")
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,26 @@ class Search:
 
     def pgd(self, ball: Ball) -> PGD:
         return PGD(ball, steps=self.steps, step_size=self.step_size)
+
+
+@dataclass(frozen=True)
+class Attack(Search):
+    """PGD from a uniform start, while training.
+
+    Attributes:
+        ramp: Share of the training over which eps, and the step size with it, rises from 0 to its value.
+    """
+
+    ramp: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ramp <= 1:
+            raise Refusal(f"attack.ramp {self.ramp} given; allowed: 0 (off) to 1, a share of the training")
+
+    def at(self, ball: Ball, progress: float) -> PGD:
+        """The attack when the share `progress`, above 0, of the training is done."""
+        share = min(1.0, progress / self.ramp) if self.ramp else 1.0
+        return PGD(Ball(ball.norm, share * ball.eps), steps=self.steps, step_size=share * self.step_size)
 
 
 @dataclass(frozen=True)
@@ -103,7 +131,7 @@ class Recipe:
     data: Data
     model: Model
     threat: Ball
-    attack: Search
+    attack: Attack
     objective: Objective
     optimise: Optimise
     validation: Validation
@@ -115,6 +143,11 @@ class Recipe:
         told = "{} moves at most {:g} from its start, less than eps {:g}; raise its steps or step_size"
         return [told.format(where, far, self.threat.eps) for where, far in reach.items() if far < self.threat.eps]
 
+    def passes(self) -> int:
+        """Forward-and-backward passes that a step costs for each image, those of the attack included."""
+        perturbing = self.objective.passes(0) if self.optimise.awp else 0
+        return self.objective.passes(self.attack.steps) + perturbing
+
     def text(self) -> str:
         """The recipe as YAML that reads back as the same recipe."""
         return yaml.safe_dump(as_mapping(self), sort_keys=False, allow_unicode=True)
@@ -124,7 +157,7 @@ REPLACING = ("model.name", "objective.name")
 SECTIONS: dict[str, type] = {
     "data": Data,
     "threat": Ball,
-    "attack": Search,
+    "attack": Attack,
     "optimise": Optimise,
     "validation": Validation,
 }

@@ -1,5 +1,6 @@
 """Losses: pure functions of tensors, strangers to models, data and attacks."""
 
-from .contrastive import hard_supcon
+from .contrastive import hard_supcon, selective_supcon
+from .divergence import boosted_cross_entropy, kl_divergence
 
-__all__ = ["hard_supcon"]
+__all__ = ["boosted_cross_entropy", "hard_supcon", "kl_divergence", "selective_supcon"]

@@ -4,12 +4,15 @@ ANCHOR, arXiv 2510.27599, on top of SupCon's L_out, Khosla et al., arXiv 2004.11
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import Refusal
+
+Selection = Literal["all", "hard", "soft", "leaked"]
 
 
 def hard_supcon(
@@ -51,6 +54,45 @@ def hard_supcon(
         similarity = embeddings @ embeddings.T
         log_probability = F.log_softmax(_without(similarity / temperature, itself), dim=1)
         share = _shares(similarity.detach(), positive, hardness, hard_fraction)
+        return -(share * log_probability).sum() / positive.any(1).sum().clamp(min=1)
+
+
+def selective_supcon(
+    embeddings: Tensor, labels: Tensor, predictions: Tensor, selection: Selection = "leaked", temperature: float = 0.1
+) -> Tensor:
+    """SupCon in which predictions choose whom an anchor is compared with; a scalar.
+
+    Bui et al., arXiv 2101.10027, section 3.3. With labels y and predictions p, P(i) and N(i) are the positives and the
+    negatives of anchor i, itself never among them:
+
+        all      P: y_j = y_i                  N: y_j != y_i
+        hard     P: y_j = y_i                  N: y_j != y_i and p_j = y_i
+        soft     P: y_j = y_i                  N: y_j != y_i and p_j = p_i
+        leaked   P: y_j = y_i and p_j = p_i    N: y_j != y_i and p_j = p_i
+
+        L_i = -(1 / |P(i)|) sum_{j in P(i)} log( exp(s_ij / t) / sum_{a in P(i) + N(i)} exp(s_ia / t) )
+        L   = mean of L_i over the anchors that have a positive; 0 (with gradient) if none has
+
+    embeddings [m d] of unit length, labels and predictions [m]; the rest is as in `hard_supcon`, with which `all`
+    agrees at hardness 0.
+    """
+    _check(embeddings, labels, temperature, 0.0, 1.0)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+        itself = torch.eye(len(labels), dtype=torch.bool, device=embeddings.device)
+        same_label, same_prediction = labels[:, None] == labels, predictions[:, None] == predictions
+        confused = {
+            "all": torch.ones_like(itself),
+            "hard": labels[:, None] == predictions,
+            "soft": same_prediction,
+            "leaked": same_prediction,
+        }[selection]
+        positive = same_label & ~itself & (same_prediction | (selection != "leaked"))
+        negative = ~same_label & confused
+
+        similarity = embeddings @ embeddings.T / temperature
+        log_probability = F.log_softmax(_without(similarity, ~(positive | negative)), dim=1)
+        share = positive / positive.sum(1, keepdim=True).clamp(min=1)
         return -(share * log_probability).sum() / positive.any(1).sum().clamp(min=1)
 
 

@@ -12,6 +12,7 @@ from collections import Counter
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from .classifier import Classifier
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class LogitsPath(nn.Module):
-    """The part of a classifier that an attack on its logits runs through."""
+    """What an attack runs through: pixels to logits [n k] and features [n d]."""
 
     mean: Tensor
     std: Tensor
@@ -31,8 +32,9 @@ class LogitsPath(nn.Module):
         self.register_buffer("mean", classifier.mean)
         self.register_buffer("std", classifier.std)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.backbone.linear(self.backbone.features((x - self.mean) / self.std))
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.backbone.features((x - self.mean) / self.std)
+        return self.backbone.linear(features), features
 
 
 def copied(classifier: Classifier) -> LogitsPath:
@@ -41,12 +43,17 @@ def copied(classifier: Classifier) -> LogitsPath:
 
 
 class Folded(nn.Module):
-    """The twin of `classifier`; convolution weights in `dtype`. Falls back to an unfolded copy if tracing fails."""
+    """The twin of `classifier`; convolution weights in `dtype`. Falls back to an unfolded copy if tracing fails.
+
+    Called with x it gives logits [n k]; `embed(x)` gives the unit embedding as well. In bf16 both run under autocast.
+    """
 
     def __init__(self, classifier: Classifier, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         # Held in a tuple, outside the module tree: the twin must not own, train or save the classifier's parameters.
-        self.source = (LogitsPath(classifier),)
+        self.source = (LogitsPath(classifier), classifier.projection)
+        self.projection = copy.deepcopy(classifier.projection).requires_grad_(False) if classifier.projection else None
+        self.dtype = dtype
         self.twin: nn.Module = copied(classifier)
         self.pairs: dict[str, str] = {}
         try:
@@ -63,7 +70,7 @@ class Folded(nn.Module):
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the classifier's present weights and running statistics."""
-        source = self.source[0]
+        source, projection = self.source
         present = source.state_dict()
         for name, tensor in self.twin.state_dict().items():
             if name.rpartition(".")[0] not in self.pairs:
@@ -72,13 +79,27 @@ class Folded(nn.Module):
             weight, bias = merged(source.get_submodule(convolution), source.get_submodule(norm))
             self.twin.get_parameter(f"{convolution}.weight").copy_(weight)
             self.twin.get_parameter(f"{convolution}.bias").copy_(bias)
+        if self.projection is not None and projection is not None:
+            for tensor, now in zip(self.projection.parameters(), projection.parameters(), strict=True):
+                tensor.copy_(now)
 
     def train(self, mode: bool = True) -> "Folded":
         """The twin has no training mode."""
         return super().train(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.twin(x)
+        with self.autocast(x):
+            return self.twin(x)[0]
+
+    def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [n c h w] -> logits [n k] and unit embedding [n p], as the classifier gives them."""
+        with self.autocast(x):
+            logits, features = self.twin(x)
+            projected = features if self.projection is None else self.projection(features)
+        return logits, F.normalize(projected.float(), dim=1)
+
+    def autocast(self, x: Tensor) -> torch.autocast:
+        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
 
 def merge(traced: fx.GraphModule) -> dict[str, str]:

@@ -1,16 +1,22 @@
 """ANCHOR, arXiv 2510.27599: adversarial training joined with hard-mined supervised contrast.
 
-    loss = cross_entropy(c(f(x_adv)), y) + contrast * L(views) [+ clean * cross_entropy(c(f(x_clean)), y)]
+    loss = cross_entropy(c(f(x_adv)), y) + contrast * L(views)
+           [+ clean * cross_entropy(c(f(x_clean)), y)] [+ augmented * cross_entropy(c(f(x_augmented)), y)]
 
 L is `losses.hard_supcon` over the embeddings of all the views.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..attacks import PGD
+from ..attacks.base import Model
+from ..attacks.pgd import Criterion
 from ..errors import Refusal
 from ..losses import hard_supcon
 from .base import Learner, Objective, Step
@@ -25,59 +31,109 @@ class Anchor(Objective):
     Attributes:
         contrast: Weight of the contrastive loss against the cross-entropy.
         clean: Weight of the cross-entropy on the clean view; 0 leaves it out.
+        augmented: Weight of the cross-entropy on the augmented view; 0 leaves it out.
         views: What the contrastive loss sees of each image, of clean, augmented, adversarial; adversarial is required.
         temperature: Temperature t of the contrastive loss.
         hardness: h in the weights exp(h (1 - similarity)) of the positives; 0 is plain SupCon.
         hard_fraction: Share of the positives, those least similar, that is kept; in (0, 1]. Small shares at high
             hardness can pull all classes into one point: the contrast then stays at log(m - 1), m embeddings.
         projection_width: Width of the projection head's output, the space in which similarities are taken.
+        hardness_ramp: Share of the training over which hardness rises from 0; early embeddings are not worth mining.
+        attack_contrast: Weight of the contrastive loss in what the attack climbs; 0 attacks the cross-entropy alone.
     """
 
     name: ClassVar[str] = "anchor"
 
     contrast: float = 0.5
     clean: float = 0.0
+    augmented: float = 0.0
     views: tuple[str, ...] = ("augmented", "adversarial")
     temperature: float = 0.1
     hardness: float = 1.0
     hard_fraction: float = 1.0
     projection_width: int = 128
+    hardness_ramp: float = 0.0
+    attack_contrast: float = 0.0
 
     def __post_init__(self) -> None:
         if "adversarial" not in self.views or len(set(self.views)) < len(self.views) or set(self.views) - set(VIEWS):
             raise Refusal(f"views {self.views} given; allowed: adversarial and any of clean, augmented, each once")
-        for setting in ("contrast", "clean", "hardness"):
+        for setting in ("contrast", "clean", "augmented", "hardness", "attack_contrast"):
             if not 0 <= getattr(self, setting) < float("inf"):
                 raise Refusal(f"{setting} {getattr(self, setting)} given; allowed: 0 or more")
         if not 0 < self.temperature < float("inf"):
             raise Refusal(f"temperature {self.temperature} given; allowed: above 0, usually 0.05 to 0.5")
         if not 0 < self.hard_fraction <= 1:
             raise Refusal(f"hard_fraction {self.hard_fraction} given; allowed: above 0 and at most 1")
+        if not 0 <= self.hardness_ramp <= 1:
+            raise Refusal(f"hardness_ramp {self.hardness_ramp} given; allowed: 0 (off) to 1, a share of the training")
         if self.projection_width < 0:
             raise Refusal(f"projection_width {self.projection_width} given; allowed: 0 (no head) or more")
 
+    def passes(self, attack_steps: int) -> int:
+        return attack_steps + len(self.forwarded())
+
+    def forwarded(self) -> tuple[str, ...]:
+        """The views that pass through the network: those of the contrast, and those with a cross-entropy."""
+        weighted = [view for view in ("clean", "augmented") if getattr(self, view)]
+        return tuple(dict.fromkeys((*self.views, *weighted)))
+
     def __call__(self, learner: Learner, x: Tensor, y: Tensor, generator: torch.Generator) -> Step:
+        forwarded = self.forwarded()
         views = {"clean": learner.light(x, generator)}
-        views["adversarial"] = learner.attacked(views["clean"], y, generator)
-        if "augmented" in self.views:
+        views["adversarial"] = self.attacked(learner, views["clean"], y, generator)
+        if "augmented" in forwarded:
             views["augmented"] = learner.strong(x, generator)
 
-        forwarded = dict.fromkeys((*self.views, "clean") if self.clean else self.views)
         logits, embeddings = learner.forward(torch.cat([views[name] for name in forwarded]))
         logits_of = dict(zip(forwarded, logits.chunk(len(forwarded)), strict=True))
         embeddings_of = dict(zip(forwarded, embeddings.chunk(len(forwarded)), strict=True))
 
-        contrast = hard_supcon(
-            torch.cat([embeddings_of[name] for name in self.views]),
-            y.repeat(len(self.views)),
-            temperature=self.temperature,
-            hardness=self.hardness,
-            hard_fraction=self.hard_fraction,
-        )
+        contrast = self.contrastive([embeddings_of[name] for name in self.views], y, learner.progress)
         cross_entropy = learner.cross_entropy(logits_of["adversarial"], y)
         parts = {"cross_entropy": cross_entropy, "contrast": contrast}
         loss = cross_entropy + self.contrast * contrast
-        if self.clean:
-            parts["clean_cross_entropy"] = learner.cross_entropy(logits_of["clean"], y)
-            loss = loss + self.clean * parts["clean_cross_entropy"]
+        for name, weight in (("clean", self.clean), ("augmented", self.augmented)):
+            if weight:
+                parts[f"{name}_cross_entropy"] = learner.cross_entropy(logits_of[name], y)
+                loss = loss + weight * parts[f"{name}_cross_entropy"]
         return Step(loss, logits_of["adversarial"], parts)
+
+    def contrastive(self, embeddings: Sequence[Tensor], y: Tensor, progress: float) -> Tensor:
+        """L over views of one batch, each [n d]."""
+        return hard_supcon(
+            torch.cat(list(embeddings)),
+            y.repeat(len(embeddings)),
+            temperature=self.temperature,
+            hardness=self.hardness * min(1.0, progress / self.hardness_ramp) if self.hardness_ramp else self.hardness,
+            hard_fraction=self.hard_fraction,
+        )
+
+    def attacked(self, learner: Learner, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        if not self.attack_contrast:
+            return learner.attacked(x, y, generator)
+        with torch.no_grad():
+            clean = learner.net.embed(x)[1]
+
+        def joint(x_adv: Tensor) -> Tensor:
+            logits, embedding = learner.net.embed(x_adv)
+            contrast = self.contrastive((clean, embedding), y, learner.progress)
+            return F.cross_entropy(logits.float(), y, reduction="none") + self.attack_contrast * contrast
+
+        settings = {field.name: getattr(learner.attack, field.name) for field in fields(learner.attack)}
+        return learner.attacked(x, y, generator, JointPGD(**settings, climbed=joint))
+
+
+@dataclass(frozen=True)
+class JointPGD(PGD):
+    """PGD on cross-entropy and contrast together: every image is pushed off its class and off its class's embeddings.
+
+    Attributes:
+        climbed: Loss of each candidate, [n ...] -> [n]. It goes through the learner's twin, whose parameters are never
+            trained and whose modules have no training mode, so that there is nothing to freeze.
+    """
+
+    climbed: Criterion = field(kw_only=True)
+
+    def criterion(self, model: Model, x: Tensor, y: Tensor) -> Criterion:
+        return self.climbed

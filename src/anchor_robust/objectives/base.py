@@ -3,41 +3,64 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attacks import Attack
+from ..attacks import PGD, Attack
 
 View = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class Embedder(Protocol):
+    """The raw network for attacks: x [n c h w] -> logits [n k]; `embed` gives the unit embedding [n p] as well."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def embed(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
 class Learner:
     """The network under training, and everything around it that a training method may use.
 
-    Two handles on one set of parameters: `net` is the raw network for attacks (x [n c h w] -> logits [n k]), `forward`
-    the one training pass of a step (x -> (logits [n k], unit embedding [n p])). Call `forward` once a step: BatchNorm
-    sees all the views as one batch, and distributed training allows only one pass through its wrapper.
+    Two handles on one set of parameters: `net` is the raw network for attacks, `forward` the one training pass of a
+    step (x -> (logits [n k], unit embedding [n p])). Call `forward` once a step: BatchNorm sees all the views as one
+    batch, and distributed training allows only one pass through its wrapper.
+
+    `progress` is the share of the training that is done, for what changes on the way. `targets` [n k] are the classes'
+    shares of mixed images (mixup, CutMix), whose labels are then those of the larger share.
     """
 
-    net: Callable[[Tensor], Tensor]
+    net: Embedder
     forward: Callable[[Tensor], tuple[Tensor, Tensor]]
-    attack: Attack
+    attack: PGD
     light: View
     strong: View
     label_smoothing: float = 0.0
+    progress: float = 0.0
+    targets: Tensor | None = None
 
     def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Mean cross-entropy in at least float32, with the recipe's label smoothing."""
+        """Mean cross-entropy of the batch's images, in their order, in at least float32, with label smoothing."""
         at_least_float32 = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return F.cross_entropy(at_least_float32, y, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(
+            at_least_float32, y if self.targets is None else self.targets, label_smoothing=self.label_smoothing
+        )
 
-    def attacked(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        """The adversarial view of x [n c h w]: inside the ball around x and inside [0, 1]."""
-        return self.attack(self.net, x, y, generator=generator)
+    def expected(self, losses: Tensor, y: Tensor) -> Tensor:
+        """Mean of losses [n k], one for each class that an image may have, over its targets, smoothed like any."""
+        of_target = losses.gather(1, y[:, None]) if self.targets is None else (self.targets * losses).sum(1)
+        return (1 - self.label_smoothing) * of_target.mean() + self.label_smoothing * losses.mean()
+
+    def attacked(self, x: Tensor, y: Tensor, generator: torch.Generator, attack: Attack | None = None) -> Tensor:
+        """The adversarial view of x [n c h w]: inside the ball around x and inside [0, 1].
+
+        `attack` in place of the recipe's is usually a variant of it: `dataclasses.replace(learner.attack, loss="kl")`.
+        """
+        return (attack or self.attack)(self.net, x, y, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -62,6 +85,10 @@ class Objective(ABC):
     name: ClassVar[str]
     selects_on: ClassVar[str] = "robust"
     projection_width: int = 0
+
+    def passes(self, attack_steps: int) -> int:
+        """The cost of a step: forward-and-backward passes for each image, those of the attack included."""
+        return attack_steps + 1
 
     @abstractmethod
     def __call__(self, learner: Learner, x: Tensor, y: Tensor, generator: torch.Generator) -> Step:

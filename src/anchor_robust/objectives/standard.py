@@ -16,6 +16,9 @@ class Standard(Objective):
     name: ClassVar[str] = "standard"
     selects_on: ClassVar[str] = "clean"
 
+    def passes(self, attack_steps: int) -> int:
+        return 1
+
     def __call__(self, learner: Learner, x: Tensor, y: Tensor, generator: torch.Generator) -> Step:
         logits, _ = learner.forward(learner.light(x, generator))
         loss = learner.cross_entropy(logits, y)

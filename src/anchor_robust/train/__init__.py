@@ -1,0 +1,55 @@
+"""Training: settle the settings, build what they name, fit."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from .. import checkpoint, data, runs
+from ..checkpoint import State
+from ..display import Display
+from ..errors import Refusal
+from ..recipe import Recipe, settle
+from .loop import Interrupted, fit, save_state, validate
+from .setup import Training, build, circumstances, searched
+
+__all__ = ["Interrupted", "Training", "build", "fit", "restore", "resume", "searched", "start", "validate"]
+
+
+def start(recipe: Recipe, run: Path, data_dir: str | None, display: Display) -> Path:
+    """Train `recipe` into the new directory `run`."""
+    runs.check_free(run)
+    training = build(recipe, data.load(recipe.data.name, "train", data_dir), run)
+    with runs.beginning(run):
+        runs.write_text(run / runs.RECIPE, recipe.text())
+        runs.write_json(run / runs.ENVIRONMENT, circumstances(training))
+        save_state(training, State())
+    fit(training, State(), display)
+    return run
+
+
+def resume(run: Path, data_dir: str | None, display: Display) -> Path:
+    """Go on with a run that was stopped, to the very weights that it would have reached without the stop."""
+    saved = checkpoint.read_state(run / runs.LAST)
+    recipe = settle(str(run / runs.RECIPE))
+    training = build(recipe, data.load(recipe.data.name, "train", data_dir), run)
+    before = runs.read_json(run / runs.ENVIRONMENT)["data"]
+    if before != circumstances(training)["data"]:
+        raise Refusal(f"{run} was trained on other images than {recipe.data.name} now holds; give the data it had")
+    state = restore(training, saved)
+    runs.clear_partial(run)
+    runs.keep_metrics(run, state.step)
+    fit(training, state, display)
+    return run
+
+
+def restore(training: Training, saved: dict[str, Any]) -> State:
+    """Put everything back as `save_state` found it."""
+    source = training.run / runs.LAST
+    try:
+        checkpoint.fill(training.network, saved["network"], source)
+        checkpoint.fill(training.average.network, saved["average"], source)
+        training.optimizer.load_state_dict(saved["optimizer"])
+        training.generator.set_state(saved["generator"])
+        return State(**{field.name: saved[field.name] for field in dataclasses.fields(State)})
+    except KeyError as error:
+        raise Refusal(f"{source} has no {error}; it is no state that anchor train saved") from error

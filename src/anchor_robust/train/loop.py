@@ -1,0 +1,105 @@
+"""The walk through the epochs: step, validate, keep the best weights, save."""
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checkpoint, runs
+from ..checkpoint import State
+from ..display import Display, told
+from ..evaluation import evaluating, predict, withstand
+from ..interrupt import interruptible
+from ..models import LogitsOnly
+from ..optimise import learning_rate
+from .setup import Training, searched
+from .update import STRIDE, check_finite, step
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop between two steps; its state is saved."""
+
+
+def fit(training: Training, state: State, display: Display) -> None:
+    """Walk through the epochs: step, validate, keep the best weights, save."""
+    recipe, settings = training.recipe, training.recipe.optimise
+    per_epoch = len(training.train) // settings.batch_size
+    steps = per_epoch * settings.epochs
+    for warning in recipe.warnings():
+        display.line(f"warning: {warning}")
+    display.line(f"{recipe.name}: {settings.epochs} epochs of {per_epoch} steps, run {training.run}")
+    images = display.bar(recipe.name, steps * settings.batch_size, state.step * settings.batch_size)
+    own_generator = torch.random.fork_rng([training.fabric.device] if training.fabric.device.type == "cuda" else [])
+    with interruptible() as stop_asked, own_generator, images as advance:
+        while state.step < steps:
+            epoch = state.step // per_epoch
+            order = shuffled(len(training.train), recipe.seed, epoch).to(training.fabric.device)
+            started, first = time.perf_counter(), state.step
+            while state.step < (epoch + 1) * per_epoch:
+                if stop_asked():
+                    state.seconds += time.perf_counter() - started
+                    save_state(training, state)
+                    raise Interrupted(f"stopped at step {state.step}; anchor train --resume {training.run} goes on")
+                position = (state.step % per_epoch) * settings.batch_size
+                state.add(step(training, state.step, steps, order[position : position + settings.batch_size]))
+                advance(settings.batch_size)
+            elapsed = time.perf_counter() - started
+            state.seconds += elapsed
+            line = {"step": state.step, "epoch": epoch + 1, "lr": learning_rate(settings, state.step - 1, steps)}
+            line |= state.means() | {"images_per_s": round((state.step - first) * settings.batch_size / elapsed, 1)}
+            check_finite(training, state.step)
+            if (epoch + 1) % recipe.validation.every == 0 or state.step == steps:
+                line |= validate(training)
+                keep_best(training, state, line)
+            line["seconds"] = round(state.seconds, 1)
+            runs.append_metrics(training.run, line)
+            save_state(training, state)
+            display.line(told(f"epoch {epoch + 1}/{settings.epochs}", line))
+        if stop_asked():
+            raise Interrupted(f"stopped at the end: {training.run} is finished")
+    selected = f"{recipe.objective.selects_on} accuracy {state.best:.1%} on the validation split"
+    display.line(f"finished: {training.run / runs.WEIGHTS} has {selected}; next: anchor evaluate {training.run}")
+
+
+def validate(training: Training) -> dict[str, float]:
+    """Clean and robust accuracy of the averaged weights on the validation split; the verdicts in float32."""
+    recipe, averaged = training.recipe, training.average.network
+    model, search = LogitsOnly(averaged), searched(averaged, training.fabric)
+    x, y = training.validation.pixels(slice(None)), training.validation.labels
+    generator = torch.Generator(x.device).manual_seed(recipe.seed)
+    attack, size = recipe.validation.pgd(recipe.threat), recipe.optimise.batch_size
+    with evaluating(model, x.device):
+        correct = predict(model, x, y, size, lambda done: None) == y.cpu()
+        held, _ = withstand(model, attack, x, y, correct, generator, size, lambda done: None, search)
+    return {"validation_clean": correct.double().mean().item(), "validation_robust": held.double().mean().item()}
+
+
+def keep_best(training: Training, state: State, line: dict[str, Any]) -> None:
+    """Write the weights if they are the best so far on the validation split."""
+    accuracy = line[f"validation_{training.recipe.objective.selects_on}"]
+    if accuracy > state.best:
+        state.best = accuracy
+        header = training.header | {
+            "validation": {key: line[key] for key in ("epoch", "validation_clean", "validation_robust")}
+        }
+        checkpoint.save_weights(training.run / runs.WEIGHTS, training.average.network, header)
+
+
+def save_state(training: Training, state: State) -> None:
+    check_finite(training, state.step)
+    checkpoint.save_state(
+        training.run / runs.LAST,
+        {
+            **vars(state),
+            "network": training.network.state_dict(),
+            "average": training.average.network.state_dict(),
+            "optimizer": training.optimizer.state_dict(),
+            "generator": training.generator.get_state(),
+        },
+    )
+
+
+def shuffled(images: int, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch's images: a function of seed and epoch, so that a resumed run finds it again."""
+    return torch.randperm(images, generator=torch.Generator().manual_seed(seed * STRIDE + epoch))

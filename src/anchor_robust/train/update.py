@@ -1,0 +1,124 @@
+"""One update of the weights."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from .. import runs
+from ..attacks import Attack
+from ..data.mix import mix
+from ..errors import Refusal
+from ..objectives import Learner, Step
+from ..optimise import learning_rate, perturbed
+from .setup import Training
+
+STRIDE = 1_000_003  # keeps the seeds of one run's epochs and steps from those of the next seed's run
+
+
+def step(training: Training, number: int, steps: int, indices: Tensor) -> dict[str, Tensor]:
+    """Update `number` of `steps`; returns the parts of the loss and the batch's accuracy."""
+    recipe, settings = training.recipe, training.recipe.optimise
+    training.wrapped.train()
+    # What draws from the global generator, such as a dropout layer, is a function of seed and step too.
+    torch.manual_seed(recipe.seed * STRIDE + number)
+    training.search.refresh()
+    learner, x, y = batch(training, indices, (number + 1) / steps)
+    weights: AbstractContextManager[None] = nullcontext()
+    if settings.awp and number >= settings.awp_from * steps:
+        learner = Replaying.of(learner)
+        with unmoved_statistics(training.network):
+            descend(training, learner, x, y, number)
+        learner.rewind()
+        gradients = {name: p.grad.clone() for name, p in training.network.named_parameters() if p.grad is not None}
+        weights = perturbed(training.network, gradients, settings.awp)
+    with weights:
+        outcome = descend(training, learner, x, y, number)
+    for group in training.optimizer.param_groups:
+        group["lr"] = learning_rate(settings, number, steps)
+    if settings.clip:
+        training.fabric.clip_gradients(
+            training.wrapped, training.optimizer, max_norm=settings.clip, error_if_nonfinite=False
+        )
+    training.optimizer.step()
+    training.average.update(training.network, number - round(settings.ema_from * steps))
+    rightly = (outcome.logits.argmax(1) == y).float().mean()
+    return {"loss": outcome.loss, **outcome.parts, "batch_accuracy": rightly}
+
+
+def batch(training: Training, indices: Tensor, progress: float) -> tuple[Learner, Tensor, Tensor]:
+    """The images and labels of a step, mixed if the recipe says so, and the learner as it is at this point."""
+    recipe = training.recipe
+    x = training.train.pixels(indices).contiguous(memory_format=torch.channels_last)
+    y, targets = training.train.labels[indices], None
+    if recipe.data.mix != "none":
+        classes = len(training.train.classes)
+        mixed = mix(x, y, classes, recipe.data.mix, recipe.data.mix_alpha, training.generator)
+        x, y, targets = mixed.images, mixed.labels, mixed.targets
+    attack = recipe.attack.at(recipe.threat, progress)
+    return replace(training.learner, attack=attack, progress=progress, targets=targets), x, y
+
+
+def descend(training: Training, learner: Learner, x: Tensor, y: Tensor, number: int) -> Step:
+    """The objective's loss, and its gradient in the parameters."""
+    outcome = training.recipe.objective(learner, x, y, training.generator)
+    if not torch.isfinite(outcome.loss):
+        parts = ", ".join(f"{name} {value.item():.4g}" for name, value in outcome.parts.items())
+        raise Refusal(diverged(training, f"the loss is {outcome.loss.item()} at step {number} ({parts})"))
+    training.optimizer.zero_grad()
+    training.fabric.backward(outcome.loss)
+    return outcome
+
+
+@dataclass(frozen=True)
+class Replaying(Learner):
+    """A learner that makes its views once: after `rewind` it gives the same ones again, in the same order.
+
+    The perturbation of the weights needs the loss of one batch twice, and an attack costs more than all the rest.
+    """
+
+    made: list[Tensor] = field(default_factory=list)
+    position: list[int] = field(default_factory=lambda: [0])
+
+    @classmethod
+    def of(cls, learner: Learner) -> "Replaying":
+        replaying = cls(**vars(learner))
+        return replace(replaying, light=replaying.once(learner.light), strong=replaying.once(learner.strong))
+
+    def once(self, make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def view(*given: object) -> Tensor:
+            if self.position[0] == len(self.made):
+                self.made.append(make(*given))
+            self.position[0] += 1
+            return self.made[self.position[0] - 1]
+
+        return view
+
+    def attacked(self, x: Tensor, y: Tensor, generator: torch.Generator, attack: Attack | None = None) -> Tensor:
+        return self.once(super().attacked)(x, y, generator, attack)
+
+    def rewind(self) -> None:
+        self.position[0] = 0
+
+
+@contextmanager
+def unmoved_statistics(network: nn.Module) -> Iterator[None]:
+    """Let a pass in training mode leave no trace in BatchNorm's running statistics."""
+    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
+
+
+def diverged(training: Training, what: str) -> str:
+    good = training.run / runs.LAST
+    return f"{what}; the last good checkpoint is {good}; lower optimise.lr or set optimise.clip, and start anew"
+
+
+def check_finite(training: Training, state_step: int) -> None:
+    if not all(torch.isfinite(parameter).all() for parameter in training.network.parameters()):
+        raise Refusal(diverged(training, f"the weights are no longer finite after step {state_step - 1}"))
