@@ -8,6 +8,7 @@ import numpy as np
 import yaml
 
 from anchor_robust import runs
+from anchor_robust.recipe import settle
 from anchor_robust.report.paired import mcnemar
 from anchor_robust.report.table import conventions
 
@@ -95,11 +96,14 @@ def measured(folder: Path) -> str:
 
 
 def promising(recipe: Path) -> str:
-    """The recipe with the measured line of its header as the result files have it."""
+    """The recipe with its header's cost as its settings, and its measured line as the result files, have it."""
     lines = recipe.read_text(encoding="utf-8").splitlines()
     folder = HERE / recipe.stem
-    line = measured(folder) if (folder / runs.EVALUATION).exists() else "# Measured: not yet."
-    return "\n".join(line if old.startswith("# Measured") else old for old in lines) + "\n"
+    told = {
+        "# Cost": f"# Cost: {settle(str(recipe)).cost()}.",
+        "# Measured": measured(folder) if (folder / runs.EVALUATION).exists() else "# Measured: not yet.",
+    }
+    return "\n".join(told.get(old.partition(":")[0].partition(" (")[0], old) for old in lines) + "\n"
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,9 @@ from torch import Tensor
 from anchor_robust import objectives, recipe
 from anchor_robust.attacks import PGD
 from anchor_robust.data import augment
+from anchor_robust.data.mix import mix
 from anchor_robust.errors import Refusal
-from anchor_robust.losses import hard_supcon
+from anchor_robust.losses import boosted_cross_entropy, hard_supcon, kl_divergence, selective_supcon
 from anchor_robust.models import Classifier, Folded
 from anchor_robust.models.resnet import resnet8
 from anchor_robust.objectives import Learner, Objective, Step
@@ -46,12 +48,14 @@ class TrainingPass:
 
     def __init__(self, network: Classifier) -> None:
         self.network = network
+        self.images = 0
         self.before: list[dict[str, Tensor]] = []
         self.after: list[dict[str, Tensor]] = []
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         assert self.network.training
         assert torch.is_grad_enabled()
+        self.images += len(x)
         self.before.append(buffers(self.network))
         outputs = self.network(x)
         self.after.append(buffers(self.network))
@@ -178,6 +182,47 @@ def test_the_generator_alone_decides(method: type[Objective]) -> None:
     assert torch.equal(first.loss, again.loss)
     assert torch.equal(first.logits, again.logits)
     assert not torch.equal(first.logits, other.logits)
+
+
+@every_objective
+@precisions
+def test_it_learns_from_mixed_images(method: type[Objective], bf16: bool) -> None:
+    bench = Bench(method())
+    mixed = mix(bench.x, bench.y, CLASSES, "cutmix", 1.0, seeded(5))
+    plain = bench.objective(bench.learner, mixed.images, mixed.labels, seeded())
+    learner = dataclasses.replace(bench.learner, targets=mixed.targets)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        outcome = bench.objective(learner, mixed.images, mixed.labels, seeded())
+    outcome.loss.backward()
+    assert torch.isfinite(outcome.loss)
+    assert not torch.allclose(outcome.loss, plain.loss), "the shares of the labels reach the loss"
+
+
+@every_objective
+def test_one_hot_targets_are_labels(method: type[Objective]) -> None:
+    bench = Bench(method())
+    learner = dataclasses.replace(bench.learner, targets=F.one_hot(bench.y, CLASSES).float())
+    outcome = bench.objective(learner, bench.x, bench.y, seeded())
+    torch.testing.assert_close(outcome.loss, Bench(method()).step().loss)
+
+
+@every_objective
+def test_its_cost_is_what_passes_through_the_network(method: type[Objective]) -> None:
+    bench = Bench(method())
+    steps = bench.learner.attack.steps
+    gradients = []
+
+    def counted(attack: PGD, criterion: Callable[[Tensor], Tensor], *rest: Any) -> Tensor:
+        gradients.append(attack.steps * len(rest[0]))
+        return climb(attack, criterion, *rest)
+
+    climb = PGD._climb
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PGD, "_climb", counted)
+        bench.step()
+    # What Fast-AT's guard looks at is a share of a pass, and is not counted.
+    passed = (sum(gradients) + bench.training_pass.images) / IMAGES
+    assert method().passes(steps) == int(passed)
 
 
 @every_objective
@@ -392,6 +437,159 @@ def test_cross_entropy_is_taken_in_at_least_float32() -> None:
     assert learner.cross_entropy(logits.double(), y).dtype == torch.float64
 
 
+# --- TRADES, MART, ASCL, Fast-AT: equal to their formulas on fixed logits ---------------------------------------------
+
+
+class FixedAttack(PGD):
+    """The stub's attack, in a class that can be varied as a recipe's attack is."""
+
+    def search(self, model: Any, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        SEEN.append(self)
+        return 1 - x
+
+
+SEEN: list[PGD] = []
+
+
+def fixed() -> tuple[Learner, Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """A learner that is a formula: logits and embeddings of the clean and the attacked view are known by hand."""
+    SEEN.clear()
+    stub = Stub()
+    x = stub.x / 4
+    learner = dataclasses.replace(
+        stub.learner, net=stub.logits, attack=FixedAttack(Ball("linf", 1.0), 3, 0.4), light=lambda x, generator: x
+    )
+    views = {"clean": x, "adversarial": 1 - x}
+    return (
+        learner,
+        x,
+        stub.y,
+        {name: stub.logits(view) for name, view in views.items()},
+        {name: stub.embeddings(view) for name, view in views.items()},
+    )
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> float:
+    return -sum(math.log(float(row.exp()[label] / row.exp().sum())) for row, label in zip(logits, y, strict=True)) / 6
+
+
+@pytest.mark.parametrize("beta", (0.0, 6.0))
+def test_trades_equals_its_formula(beta: float) -> None:
+    learner, x, y, logits, _ = fixed()
+    outcome = objectives.Trades(beta=beta)(learner, x, y, seeded())
+    p, q = logits["clean"].softmax(1), logits["adversarial"].softmax(1)
+    divergence = sum(float(a * math.log(a / b)) for a, b in zip(p.flatten(), q.flatten(), strict=True)) / 6
+    assert outcome.loss.item() == pytest.approx(cross_entropy(logits["clean"], y) + beta * divergence)
+    assert (SEEN[0].loss, SEEN[0].start, SEEN[0].steps, SEEN[0].step_size) == ("kl", "gaussian", 3, 0.4)
+
+
+@pytest.mark.parametrize("beta", (0.0, 5.0))
+def test_mart_equals_its_formula(beta: float) -> None:
+    learner, x, y, logits, _ = fixed()
+    outcome = objectives.Mart(beta=beta)(learner, x, y, seeded())
+    expected = 0.0
+    for clean, adversarial, label in zip(logits["clean"].softmax(1), logits["adversarial"].softmax(1), y, strict=True):
+        strongest = max(float(adversarial[j]) for j in range(3) if j != label)
+        expected -= math.log(adversarial[label]) + math.log(1 - strongest)
+        kl = sum(float(a * math.log(a / b)) for a, b in zip(clean, adversarial, strict=True))
+        expected += beta * kl * (1 - float(clean[label]))
+    assert outcome.loss.item() == pytest.approx(expected / 6)
+    assert (SEEN[0].loss, SEEN[0].start) == ("ce", "uniform")
+
+
+def test_at_beta_0_trades_is_standard_training_and_mart_its_boosted_cross_entropy() -> None:
+    learner, x, y, logits, _ = fixed()
+    trades, mart = (method(beta=0.0)(learner, x, y, seeded()) for method in (objectives.Trades, objectives.Mart))
+    standard = objectives.Standard()(learner, x, y, seeded())
+    torch.testing.assert_close(trades.loss, standard.loss)
+    torch.testing.assert_close(mart.loss, boosted_cross_entropy(logits["adversarial"])[torch.arange(6), y].mean())
+
+
+@pytest.mark.parametrize("selection", ("all", "hard", "soft", "leaked"))
+def test_ascl_equals_its_formula(selection: str) -> None:
+    learner, x, y, logits, embeddings = fixed()
+    weights = {"contrast": 0.3, "clean": 0.7, "smoothness": 1.3}
+    outcome = objectives.find("ascl")(selection=selection, temperature=0.4, **weights)(learner, x, y, seeded())
+    both = torch.cat([logits["clean"], logits["adversarial"]])
+    contrast = selective_supcon(torch.cat(list(embeddings.values())), y.repeat(2), both.argmax(1), selection, 0.4)
+    expected = (
+        cross_entropy(logits["adversarial"], y)
+        + 0.7 * cross_entropy(logits["clean"], y)
+        + 1.3 * kl_divergence(logits["clean"], logits["adversarial"]).mean().item()
+        + 0.3 * contrast.item()
+    )
+    assert outcome.loss.item() == pytest.approx(expected)
+
+
+def test_fast_at_takes_one_step_until_that_no_longer_suffices() -> None:
+    method = objectives.find("fast-at")
+
+    class Overfitted(PGD):
+        """Harmless in one step, and an image of another class in more."""
+
+        def search(self, model: Any, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+            return x if self.steps == 1 else x.roll(1, 0)
+
+    x, y = torch.eye(3).repeat(2, 1), torch.arange(3).repeat(2)
+    stub = Stub()
+    learner = dataclasses.replace(
+        stub.learner,
+        net=lambda x: 9 * x,
+        forward=lambda x: (9 * x, x),
+        attack=Overfitted(Ball("linf", 1.0), 5, 0.2),
+        light=lambda x, generator: x,
+    )
+    guarded = method(guard=0.5)(learner, x, y, seeded())
+    assert guarded.parts["guarded"] == 1
+    torch.testing.assert_close(guarded.logits, 9 * x.roll(1, 0))
+    for unguarded in (method(guard=0.0), method(guard=0.5, gap=1.0)):
+        outcome = unguarded(learner, x, y, seeded())
+        assert outcome.parts["guarded"] == 0
+        torch.testing.assert_close(outcome.logits, 9 * x)
+
+
+def test_fast_at_steps_over_the_ball_by_a_quarter() -> None:
+    learner, x, y, _, _ = fixed()
+    objectives.find("fast-at")(guard=0.0)(learner, x, y, seeded())
+    assert [(attack.steps, attack.step_size, attack.start) for attack in SEEN] == [(1, 1.25, "uniform")]
+
+
+# --- what ANCHOR can do beside its formula ----------------------------------------------------------------------------
+
+
+def test_the_two_view_control_is_cross_entropy_alone() -> None:
+    stub = Stub()
+    outcome = stub.step(Anchor(contrast=0.0, augmented=0.5))
+    torch.testing.assert_close(outcome.loss, stub.cross_entropy("adversarial") + 0.5 * stub.cross_entropy("augmented"))
+
+
+def test_hardness_rises_along_its_ramp() -> None:
+    stub = Stub()
+    losses = {
+        progress: Anchor(hardness=4.0, hardness_ramp=0.5)(
+            dataclasses.replace(stub.learner, progress=progress), stub.x, stub.y, seeded()
+        ).loss
+        for progress in (0.0, 0.25, 0.5, 1.0)
+    }
+    for progress, hardness in ((0.0, 0.0), (0.25, 2.0), (0.5, 4.0), (1.0, 4.0)):
+        torch.testing.assert_close(losses[progress], stub.step(Anchor(hardness=hardness)).loss)
+
+
+@precisions
+def test_the_attack_on_the_joint_loss_raises_it_further_than_the_plain_one(bf16: bool) -> None:
+    raised = {}
+    for weight in (0.0, 3.0):
+        bench = Bench(Anchor(attack_contrast=weight, views=("clean", "adversarial")))
+        bench.learner = dataclasses.replace(bench.learner, attack=PGD(BALL, steps=10, step_size=0.02))
+        x = bench.learner.light(bench.x, seeded(1))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            adversarial = bench.objective.attacked(bench.learner, x, bench.y, seeded(2))
+        assert BALL.contains(adversarial, x).all()
+        clean, attacked = bench.learner.net.embed(x)[1], bench.learner.net.embed(adversarial)[1]
+        raised[weight] = bench.objective.contrastive((clean, attacked), bench.y, 0.0).item()
+    assert raised[3.0] > raised[0.0]
+
+
 @pytest.mark.parametrize("name", MEMBERS)
 def test_the_recipes_label_smoothing_reaches_the_loss(name: str) -> None:
     plain, smoothed = (Bench(MEMBERS[name](), smoothing).step() for smoothing in (0.0, 0.5))
@@ -421,6 +619,8 @@ def test_the_recipes_label_smoothing_reaches_the_loss(name: str) -> None:
         {"hard_fraction": 0.0},
         {"hard_fraction": 1.01},
         {"projection_width": -1},
+        {"hardness_ramp": 1.1},
+        {"attack_contrast": -1.0},
     ),
     ids=str,
 )

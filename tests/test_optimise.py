@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from anchor_robust.errors import Refusal
-from anchor_robust.optimise import Average, Optimise, learning_rate, sgd
+from anchor_robust.optimise import Average, Optimise, learning_rate, perturbed, sgd
 
 both_schedules = pytest.mark.parametrize("schedule", ("one-cycle", "cosine"))
 
@@ -148,6 +148,51 @@ def test_with_decay_0_the_average_is_the_network() -> None:
     assert all(parameter.requires_grad for parameter in net.parameters())
 
 
+def test_a_count_below_0_replaces_the_average() -> None:
+    average = Average(filled(network(), 1.0), 0.9)
+    average.update(filled(network(), 5.0), -1)
+    assert all((tensor == 5).all() for tensor in average.network.state_dict().values())
+
+
+# --- adversarial weight perturbation ---------------------------------------------------------------------------------
+
+
+def gradients_of(net: nn.Module) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return {name: torch.randn_like(parameter) for name, parameter in net.named_parameters()}
+
+
+def test_perturbed_weights_follow_the_formula_and_come_back_bit_equal() -> None:
+    net = network()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    gradients = gradients_of(net)
+    with perturbed(net, gradients, 0.01):
+        for name, parameter in net.named_parameters():
+            moved = (parameter.detach() - before[name]).double()
+            if parameter.ndim == 1:
+                assert (moved == 0).all(), f"{name} is a bias or a norm"
+                continue
+            g = gradients[name].double()
+            expected = 0.01 * before[name].double().square().sum().sqrt() * g / g.square().sum().sqrt()
+            torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-6)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_perturbed_weights_come_back_after_an_exception() -> None:
+    net = network()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with pytest.raises(KeyError), perturbed(net, gradients_of(net), 0.5):
+        raise KeyError
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_a_weight_without_gradient_is_not_perturbed() -> None:
+    net = network()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with perturbed(net, {name: torch.zeros_like(p) for name, p in net.named_parameters()}, 0.5):
+        assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -169,6 +214,10 @@ def test_with_decay_0_the_average_is_the_network() -> None:
         ("clip", math.inf),
         ("ema", 1.0),
         ("ema", -0.5),
+        ("ema_from", 1.0),
+        ("awp", -0.1),
+        ("awp", 1.0),
+        ("awp_from", -0.1),
         ("label_smoothing", 1.0),
         ("label_smoothing", -0.1),
     ),

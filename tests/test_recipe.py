@@ -11,11 +11,13 @@ import yaml
 from torch import Tensor, nn
 
 from anchor_robust import data, models, objectives
+from anchor_robust.attacks import PGD
 from anchor_robust.errors import Refusal
 from anchor_robust.objectives import Learner, Objective, Step
 from anchor_robust.objectives.anchor import Anchor
-from anchor_robust.recipe import Recipe, built_in, explained, promise, settle
+from anchor_robust.recipe import Attack, Recipe, built_in, explained, promise, settle
 from anchor_robust.settings import fraction
+from anchor_robust.threat import Ball
 
 every_recipe = pytest.mark.parametrize("name", built_in())
 
@@ -44,7 +46,8 @@ def test_a_built_in_recipe_settles_to_what_its_file_says(name: str) -> None:
     resolved = yaml.safe_load(recipe.text())
     for section, settings in yaml.safe_load(built_in()[name]).items():
         if isinstance(settings, dict):
-            assert settings.items() <= resolved[section].items()
+            read = {name: fraction(value) for name, value in settings.items()}
+            assert read.items() <= resolved[section].items()
         else:
             assert resolved[section] == settings
 
@@ -392,3 +395,42 @@ def test_another_objective_or_model_starts_from_its_own_defaults() -> None:
     assert settle("cifar10-resnet8-anchor", ["--objective.name=pgd-at"]).objective == objectives.find("pgd-at")()
     same = settle("cifar10-resnet8-anchor", ["--objective.name=anchor"])
     assert same == settle("cifar10-resnet8-anchor")
+
+
+# --- what changes on the way, and what it costs -----------------------------------------------------------------------
+
+
+def test_the_attack_ramps_eps_and_step_size_together() -> None:
+    attack, ball = Attack(steps=5, step_size=0.01, ramp=0.5), Ball("linf", 0.04)
+    assert attack.at(ball, 0.125) == PGD(Ball("linf", 0.01), steps=5, step_size=0.0025)
+    for progress in (0.5, 0.7, 1.0):
+        assert attack.at(ball, progress) == PGD(ball, steps=5, step_size=0.01)
+    assert Attack(steps=5, step_size=0.01).at(ball, 0.001) == PGD(ball, steps=5, step_size=0.01)
+
+
+def test_a_ramp_serves_l2_from_its_first_step() -> None:
+    assert Attack(ramp=1.0).at(Ball("l2", 0.5), 1e-4).ball.eps == pytest.approx(5e-5)
+
+
+@pytest.mark.parametrize("setting", ("attack.ramp=1.5", "data.mix_alpha=0", "data.mix=blend"))
+def test_bad_strengtheners_are_refused_by_name(setting: str) -> None:
+    with pytest.raises(Refusal, match=setting.partition("=")[0]):
+        settle("digits-anchor", [f"--{setting}"])
+
+
+@pytest.mark.parametrize(
+    "method, overrides, passes",
+    (
+        ("standard", (), 1),
+        ("pgd-at", (), 6),
+        ("pgd-at", ("--optimise.awp=0.01",), 7),
+        ("trades", (), 7),
+        ("anchor", (), 7),
+        ("anchor", ("--optimise.awp=0.01",), 9),
+        ("anchor", ("--objective.views=[adversarial]",), 6),
+    ),
+)
+def test_the_cost_counts_the_passes_of_an_image(method: str, overrides: tuple[str, ...], passes: int) -> None:
+    settings = (f"--objective.name={method}", "--attack.steps=5", "--optimise.epochs=3", *overrides)
+    recipe = settle("digits-pgd-at", settings)
+    assert recipe.cost().startswith(f"{passes} x 3 = {3 * passes} forward-and-backward passes")

@@ -1,6 +1,8 @@
 """Training: what a run leaves behind, and that stopping and going on changes nothing."""
 
+import dataclasses
 import errno
+import functools
 import json
 import os
 import random
@@ -14,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from anchor_robust import audit, checkpoint, data, runs, train
+from anchor_robust import audit, checkpoint, data, objectives, runs, train
+from anchor_robust.attacks import PGD
 from anchor_robust.display import Display
 from anchor_robust.errors import Refusal
 from anchor_robust.recipe import Recipe, settle
@@ -114,6 +117,79 @@ def test_a_kill_at_a_random_step_changes_nothing(
     train.resume(run, None, Display())
     assert same_weights(whole, run)
     assert [line["step"] for line in runs.read_metrics(run)] == [line["step"] for line in runs.read_metrics(whole)]
+
+
+STRENGTHENERS = {
+    "awp": ("--optimise.awp=0.01", "--optimise.awp_from=0.3"),
+    "late averaging": ("--optimise.ema=0.9", "--optimise.ema_from=0.5"),
+    "eps ramp": ("--attack.ramp=0.5",),
+    "mixup": ("--data.mix=mixup",),
+    "cutmix": ("--data.mix=cutmix",),
+    "label smoothing": ("--optimise.label_smoothing=0.1",),
+    "silu": ("--model.activation=silu",),
+    "bf16": ("--optimise.precision=bf16", "--optimise.awp=0.01", "--data.mix=cutmix", "--attack.ramp=0.5"),
+}
+
+
+@pytest.mark.parametrize("method", objectives.discover())
+@pytest.mark.parametrize("strengthener", STRENGTHENERS)
+def test_every_method_takes_every_strengthener(method: str, strengthener: str, tmp_path: Path) -> None:
+    recipe = settle("digits-pgd-at", [*SMALL, f"--objective.name={method}", *STRENGTHENERS[strengthener]])
+    recipe = dataclasses.replace(recipe, optimise=dataclasses.replace(recipe.optimise, epochs=1))
+    images = data.load("digits", "train").first(520)
+    training = train.build(recipe, images, tmp_path)
+    before = {name: tensor.clone() for name, tensor in training.network.state_dict().items()}
+    for number in (0, 1):
+        reported = train.update.step(training, number, 2, torch.arange(128) + 128 * number)
+    assert all(torch.isfinite(value) for value in reported.values())
+    moved = [name for name, tensor in training.network.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert {"backbone.conv1.weight", "backbone.linear.weight", "backbone.bn1.running_mean"} <= set(moved)
+
+
+def test_awp_takes_the_gradient_at_the_perturbed_weights_and_attacks_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small("pgd-at", "--optimise.awp=0.05")
+    training = train.build(recipe, data.load("digits", "train"), tmp_path)
+    attacks, gradients = [], []
+    search = PGD.search
+    monkeypatch.setattr(PGD, "search", lambda *given: attacks.append(1) or search(*given))
+    descend = train.update.descend
+    monkeypatch.setattr(
+        train.update,
+        "descend",
+        lambda *given: (
+            descend(*given),
+            gradients.append({n: p.grad.clone() for n, p in training.network.named_parameters()}),
+        )[0],
+    )
+    start = {name: parameter.detach().clone() for name, parameter in training.network.named_parameters()}
+    moved_norms = training.network.backbone.bn1.num_batches_tracked.item()
+    train.update.step(training, 0, 10, torch.arange(128))
+    assert len(attacks) == 1, "the views of a step are made once"
+    assert len(gradients) == 2
+    assert training.network.backbone.bn1.num_batches_tracked.item() == moved_norms + 1
+    plain, perturbed = (each["backbone.conv1.weight"] for each in gradients)
+    assert not torch.allclose(plain, perturbed, rtol=1e-2)
+    # The step starts from the weights themselves, along the gradient at the perturbed ones.
+    group = training.optimizer.param_groups[0]
+    decayed = perturbed + group["weight_decay"] * start["backbone.conv1.weight"]
+    step = group["lr"] * (1 + group["momentum"]) * decayed
+    torch.testing.assert_close(
+        training.network.backbone.conv1.weight.detach(), start["backbone.conv1.weight"] - step, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_compiled_training_is_the_same_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = []
+    # Captured and differentiated as for the compiler, but run as it is: writing and building C++ takes a minute.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    for compiled_from in (10**9, 0):
+        monkeypatch.setattr(train.setup, "COMPILED_FROM", compiled_from)
+        training = train.build(small(), data.load("digits", "train"), tmp_path)
+        reported = train.update.step(training, 0, 10, torch.arange(128))
+        losses.append(reported["loss"])
+    torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

@@ -92,7 +92,7 @@ def selective_supcon(
 
         similarity = embeddings @ embeddings.T / temperature
         log_probability = F.log_softmax(_without(similarity, ~(positive | negative)), dim=1)
-        share = positive / positive.sum(1, keepdim=True).clamp(min=1)
+        share = positive.to(similarity.dtype) / positive.sum(1, keepdim=True).clamp(min=1)
         return -(share * log_probability).sum() / positive.any(1).sum().clamp(min=1)
 
 
