@@ -341,6 +341,9 @@ def test_wrong_models_are_refused(model, hint, x, y) -> None:
         {"restarts": 0},
         {"start": "normal"},
         {"loss": "dlr"},
+        {"target": 0},
+        {"target": 1.0},
+        {"target": -2},
     ],
 )
 def test_wrong_settings_are_refused_by_name(wrong) -> None:
