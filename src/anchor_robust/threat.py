@@ -64,7 +64,7 @@ class Ball:
         else:
             # The share of a d-dimensional ball's volume within radius r eps is r^d, hence the d-th root.
             share = _draw(torch.rand, x.shape[:1], x, generator) ** (1 / x[0].numel())
-            delta = _unit(_draw(torch.randn, x.shape, x, generator)) * per_image(self.eps * share, x)
+            delta = unit(_draw(torch.randn, x.shape, x, generator)) * per_image(self.eps * share, x)
         return self.project(x + delta, x)
 
     def steepest_step(self, gradient: Tensor, step_size: float) -> Tensor:
@@ -72,7 +72,7 @@ class Ball:
 
         linf: step_size * sign(g)          l2: step_size * g / |g|_2, and 0 where g is 0; per image
         """
-        direction = gradient.sign() if self.norm == "linf" else _unit(gradient)
+        direction = gradient.sign() if self.norm == "linf" else unit(gradient)
         return direction.mul_(step_size)
 
     def contains(self, x_adv: Tensor, x: Tensor, tolerance: float = 1e-6) -> Tensor:
@@ -97,7 +97,8 @@ def _length(delta: Tensor) -> Tensor:
     return delta.flatten(1).square().sum(1).sqrt()
 
 
-def _unit(vectors: Tensor) -> Tensor:
+def unit(vectors: Tensor) -> Tensor:
+    """Each image of vectors [n ...] at Euclidean length 1, and 0 where it is 0."""
     # By the largest entry first: the squares of a saturated model's gradients (1e-25) would underflow to 0.
     tiny = torch.finfo(vectors.dtype).tiny
     scaled = vectors / per_image(vectors.flatten(1).abs().amax(1).clamp_min(tiny), vectors)
