@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import Refusal
 from ..threat import Ball
-from .base import Attack, Model
+from .base import Attack, Model, check_count
 from .margins import margin
 from .worst import damage, worst
 
@@ -28,8 +27,7 @@ class Noise(Attack):
     draws: int = 100
 
     def __post_init__(self) -> None:
-        if not isinstance(self.draws, int) or self.draws < 1:
-            raise Refusal(f"draws {self.draws!r} given; allowed: a whole number, 1 or more")
+        check_count("draws", self.draws, 1)
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "restarts": self.draws, "start": "uniform", "loss": "margin"}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import Refusal
 from ..threat import Ball
-from .base import Attack, Model
+from .base import Attack, Model, check_count
 from .gradient import forward_and_back
 from .margins import cross_entropy, margin, ranked_target, targeted_margin
 from .worst import damage, worst
@@ -56,12 +56,10 @@ class PGD(Attack):
     target: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 0:
-            raise Refusal(f"steps {self.steps!r} given; allowed: a whole number, 0 or more")
+        check_count("steps", self.steps, 0)
         if not isinstance(self.step_size, int | float) or not 0 < self.step_size < math.inf:
             raise Refusal(f"step_size {self.step_size!r} given; allowed: above 0, such as 2/255")
-        if not isinstance(self.restarts, int) or self.restarts < 1:
-            raise Refusal(f"restarts {self.restarts!r} given; allowed: a whole number, 1 or more")
+        check_count("restarts", self.restarts, 1)
         if self.start not in get_args(Start):
             raise Refusal(f"start {self.start!r} given; allowed: {', '.join(get_args(Start))}")
         if self.loss not in get_args(Loss):

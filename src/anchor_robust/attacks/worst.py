@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from ..threat import per_image
 from .base import Model
 
 
@@ -16,7 +17,7 @@ def worst(tries: Iterable[Tensor], damage: Callable[[Tensor], Tensor]) -> Tensor
     for x_adv in remaining:
         most = damage(kept) if most is None else most
         harm = damage(x_adv)
-        kept = torch.where((harm > most).view(-1, *[1] * (kept.ndim - 1)), x_adv, kept)
+        kept = torch.where(per_image(harm > most, kept), x_adv, kept)
         most = most.maximum(harm)
     return kept
 
