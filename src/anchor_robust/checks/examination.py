@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..attacks import PGD, Attack, Noise, Transfer, fgsm
+from ..attacks import PGD, Attack, Noise, Square, Transfer, fgsm
 from ..attacks.base import Model, frozen
 from ..attacks.pgd import Loss
 from ..threat import Ball
@@ -17,6 +17,7 @@ from .gradients import withstood
 
 STEPS = 20
 DRAWS = 20
+QUERIES = 200
 FEWEST = 20
 # Attacks that follow more, or other, than the model's own gradient: beating these is what is asked of gradients.
 OTHER_WAYS = ("autoattack", "square", "noise", "transfer")
@@ -29,15 +30,15 @@ def run(
     ball: Ball,
     *,
     held: Mapping[str, np.ndarray] | None = None,
-    black_box: Attack | None = None,
     sibling: Model | None = None,
     generator: torch.Generator | None = None,
     images: int = 100,
 ) -> list[Finding]:
     """What speaks for and against the robust accuracy of `model` on images x [n c h w] in [0, 1] with labels y [n].
 
-    Works on at most `images` images that the model classifies rightly, drawn from x, and costs about 65 gradients of
-    each, 20 more with a sibling, and what `black_box` costs. The model is in evaluation mode and frozen meanwhile, and comes back as it was.
+    Works on at most `images` images that the model classifies rightly, drawn from x, and costs about 65 gradients and
+    220 forward passes of each, with a sibling 20 gradients more. The model is in evaluation mode and frozen meanwhile,
+    and comes back as it was.
 
     Args:
         model: As in an attack.
@@ -45,8 +46,7 @@ def run(
         y: Labels.
         ball: The threat model of the evaluation.
         held: What the evaluation found: by attack, bool [n], which images the model withstood. The gradient attacks
-            among them count as such beside the checks' own PGD; "square" takes the place of `black_box`.
-        black_box: An attack that follows no gradient, such as Square.
+            among them count as such beside the checks' own PGD, and "square" in place of the checks' own Square.
         sibling: Another model of the same classes, best of the same data, from which attacks are transferred.
         generator: Decides the images and all starts; without one a fresh one, seeded with 0.
         images: How many to work on. With fewer than 20 that the model classifies rightly, attacks are not compared.
@@ -69,7 +69,6 @@ def run(
         compared = compare_attacks(
             Case(model, x[sample], y[sample], ball, generator),
             {name: outcome[sample] for name, outcome in found.items()},
-            black_box,
             sibling,
         )
         steady = outputs.repeatable([first, again, passed(model, x, images)])
@@ -108,9 +107,7 @@ class Case:
         return withstood(self.model, self.attacked(attack), self.y)
 
 
-def compare_attacks(
-    case: Case, found: Mapping[str, Tensor], black_box: Attack | None, sibling: Model | None
-) -> list[Finding]:
+def compare_attacks(case: Case, found: Mapping[str, Tensor], sibling: Model | None) -> list[Finding]:
     names = (
         gradients.REACH,
         gradients.SATURATED,
@@ -135,6 +132,7 @@ def compare_attacks(
     # What the evaluation broke by gradients counts as broken, even if these few steps do not.
     by_gradient = [held, *(outcome for name, outcome in found.items() if not name.startswith(OTHER_WAYS))]
     standing = torch.stack(by_gradient).all(0)
+    held_square = found["square"] if "square" in found else case.held(Square(case.ball, QUERIES, rescale_schedule=True))
     return [
         reach,
         gradients.not_saturated(steep, held, case.held(climb(case.ball, "margin"))),
@@ -145,7 +143,7 @@ def compare_attacks(
         ),
         strength.breaks_everything(case.held(climb(wide)), wide),
         strength.stronger_than_noise(standing, case.held(Noise(case.ball, DRAWS))),
-        against_black_box(case, standing, found.get("square"), black_box),
+        strength.stronger_than(strength.BLACK_BOX, "Square", standing, held_square),
         against_transfer(case, standing, sibling),
         adversarials.hold_in_float32(case.model, case.ball, case.x[~held], case.y[~held], climbed[~held]),
         adversarials.hold_in_8_bits(case.model, case.ball, case.y[~held], climbed[~held]),
@@ -160,14 +158,6 @@ def climb(ball: Ball, loss: Loss = "ce") -> PGD:
 @torch.no_grad()
 def loss(case: Case, x_adv: Tensor) -> Tensor:
     return strength.precise_loss(case.model(x_adv), case.y)
-
-
-def against_black_box(case: Case, standing: Tensor, square: Tensor | None, black_box: Attack | None) -> Finding:
-    if square is None and black_box is None:
-        return skipped(strength.BLACK_BOX, "no black-box attack was run; evaluate with square as well")
-    held = square if square is not None or black_box is None else case.held(black_box)
-    assert held is not None
-    return strength.stronger_than(strength.BLACK_BOX, "the black-box attack", standing, held)
 
 
 def against_transfer(case: Case, standing: Tensor, sibling: Model | None) -> Finding:

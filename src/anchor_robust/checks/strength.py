@@ -60,7 +60,7 @@ def stronger_than(name: str, other: str, held: Tensor, held_other: Tensor) -> Fi
 
 
 def stronger_than_noise(held: Tensor, held_noise: Tensor) -> Finding:
-    """As `stronger_than`; and of the images that noise leaves, gradients have to break as large a share as noise did."""
+    """As `stronger_than`; and of what noise leaves, gradients have to break as large a share as noise did of all."""
     compared = stronger_than(NOISE, "random noise", held, held_noise)
     n, fallen = len(held), int((~held_noise).sum())
     also_held = int((held_noise & held).sum())
