@@ -212,13 +212,13 @@ def test_its_cost_is_what_passes_through_the_network(method: type[Objective]) ->
     steps = bench.learner.attack.steps
     gradients = []
 
-    def counted(attack: PGD, criterion: Callable[[Tensor], Tensor], *rest: Any) -> Tensor:
-        gradients.append(attack.steps * len(rest[0]))
-        return climb(attack, criterion, *rest)
+    def counted(attack: PGD, model: Any, loss: Any, x: Tensor, generator: torch.Generator) -> Tensor:
+        gradients.append(attack.steps * len(x))
+        return climb(attack, model, loss, x, generator)
 
-    climb = PGD._climb
+    climb = PGD._climb_once
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PGD, "_climb", counted)
+        patch.setattr(PGD, "_climb_once", counted)
         bench.step()
     # What Fast-AT's guard looks at is a share of a pass, and is not counted.
     passed = (sum(gradients) + bench.training_pass.images) / IMAGES

@@ -6,17 +6,19 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import Refusal
 from ..threat import Ball
-from .base import Attack, Model
+from .base import Attack, Model, check_count
+from .gradient import forward_and_back
+from .margins import cross_entropy, divergence, margin, ranked_target, targeted_margin
+from .worst import damage, worst
 
 Start = Literal["uniform", "gaussian", "none"]
-Loss = Literal["ce", "kl"]
-Criterion = Callable[[Tensor], Tensor]  # candidates [n ...] -> what is climbed, per image [n]
-
+Loss = Literal["ce", "margin", "kl"]
+OfOutput = Callable[[Tensor], Tensor]
+LEAST_LIKELY = -1
 GAUSSIAN = 0.001  # deviation of TRADES' start
 
 
@@ -27,17 +29,24 @@ class PGD(Attack):
         x_0     = x + uniform noise of the ball, x + 0.001 N(0, 1), or x
         x_{i+1} = project(x_i + steepest_step(gradient of the loss at x_i, step_size))
 
+        loss      without a target            towards a target class t
+        ce        -log softmax(z)_y           log softmax(z)_t
+        margin    max_{k != y} z_k - z_y      z_t - z_y
+        kl        KL(p(x) || p(x_adv))
+
     Attributes:
         ball: Where the attacker may go.
         steps: Gradient steps, 0 or more.
         step_size: Length of a step in the ball's norm, in pixel units.
         restarts: Independent climbs. Each image keeps the first that fools the model, else the highest loss.
         start: Where a climb starts: `uniform` in the ball, `gaussian` close to the image, or `none`, at the image.
-        loss: What is climbed: `ce`, cross-entropy, or `kl`, KL(p(x) || p(x_adv)), the search of TRADES
-            (arXiv 1901.08573); its gradient is 0 at the image itself, so it needs a random start.
+        loss: What is climbed: `ce`, cross-entropy; `margin`, which does not vanish on confident models; or `kl`, away
+            from the clean prediction, as TRADES does (arXiv 1901.08573): it needs a random start and takes no target.
+        target: Rank of the wrong class to aim at, by its logit on the clean image: 1 the highest, 2 the next, -1 the
+            least likely; None aims at no class. Any wrong answer counts as success.
 
     PGD-20 of the TRADES protocol is PGD(Ball("linf", 0.031), steps=20, step_size=0.003). Raises Refusal for
-    values other than the above.
+    values other than the above, and on the first call for a rank that the model's classes do not have.
     """
 
     ball: Ball
@@ -47,52 +56,45 @@ class PGD(Attack):
     restarts: int = 1
     start: Start = "uniform"
     loss: Loss = "ce"
+    target: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 0:
-            raise Refusal(f"steps {self.steps!r} given; allowed: a whole number, 0 or more")
+        check_count("steps", self.steps, 0)
         if not isinstance(self.step_size, int | float) or not 0 < self.step_size < math.inf:
             raise Refusal(f"step_size {self.step_size!r} given; allowed: above 0, such as 2/255")
-        if not isinstance(self.restarts, int) or self.restarts < 1:
-            raise Refusal(f"restarts {self.restarts!r} given; allowed: a whole number, 1 or more")
+        check_count("restarts", self.restarts, 1)
         if self.start not in get_args(Start):
             raise Refusal(f"start {self.start!r} given; allowed: {', '.join(get_args(Start))}")
         if self.loss not in get_args(Loss):
             raise Refusal(f"loss {self.loss!r} given; allowed: {', '.join(get_args(Loss))}")
-        if self.loss == "kl" and self.start == "none":
-            raise Refusal("loss 'kl' with start 'none' given; its gradient is 0 there; start uniform or gaussian")
+        if self.loss == "kl" and (self.start == "none" or self.target is not None):
+            raise Refusal(
+                "loss 'kl' given; allowed: with start uniform or gaussian (its gradient at x is 0), no target"
+            )
+        if self.target not in (None, LEAST_LIKELY) and (not isinstance(self.target, int) or self.target < 1):
+            raise Refusal(f"target {self.target!r} given; allowed: a rank 1, 2, ..., -1 for the least likely, or None")
 
     def describe(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("steps", "step_size", "restarts", "start", "loss")}
-        return {**super().describe(), **own}
+        aimed = {} if self.target is None else {"target": self.target}
+        return {**super().describe(), **own, **aimed}
 
     def search(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        criterion = self.criterion(model, x, y)
-        worst = self._climb(criterion, x, generator)
-        if self.restarts == 1:
-            return worst
-        worst_damage = _damage(model, criterion, worst, y)
-        for _ in range(self.restarts - 1):
-            x_adv = self._climb(criterion, x, generator)
-            damage = _damage(model, criterion, x_adv, y)
-            worse = damage > worst_damage
-            worst[worse] = x_adv[worse]
-            worst_damage = worst_damage.maximum(damage)
-        return worst
+        loss = self._loss(model, x, y)
+        return self.climb(model, loss, lambda x_adv: damage(model, x_adv, y, loss), x, generator)
 
-    def criterion(self, model: Model, x: Tensor, y: Tensor) -> Criterion:
-        """What this search climbs, as a function of the candidates; a subclass may climb something else."""
-        if self.loss == "ce":
-            return lambda x_adv: _cross_entropy(model(x_adv), y)
-        with torch.no_grad():
-            clean = _log_probabilities(model(x))
-        return lambda x_adv: F.kl_div(_log_probabilities(model(x_adv)), clean, reduction="none", log_target=True).sum(1)
+    def climb(self, model: Model, loss: OfOutput, damage: OfOutput, x: Tensor, generator: torch.Generator) -> Tensor:
+        """The worst, by `damage` (images -> [n]), of `restarts` climbs from x [n ...] up `loss` (output -> [n]).
 
-    def _climb(self, criterion: Criterion, x: Tensor, generator: torch.Generator) -> Tensor:
+        `model` may give anything that `loss` takes: EmbeddingAttack climbs an embedding.
+        """
+        return worst((self._climb_once(model, loss, x, generator) for _ in range(self.restarts)), damage)
+
+    def _climb_once(self, model: Model, loss: OfOutput, x: Tensor, generator: torch.Generator) -> Tensor:
         x_adv = self._start(x, generator)
         for _ in range(self.steps):
-            step = self.ball.steepest_step(_gradient(criterion, x_adv), self.step_size)
-            x_adv = self.ball.project(step.add_(x_adv), x)
+            *_, gradient = forward_and_back(model, x_adv, loss)
+            x_adv = self.ball.project(self.ball.steepest_step(gradient, self.step_size).add_(x_adv), x)
         return x_adv
 
     def _start(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -103,32 +105,22 @@ class PGD(Attack):
             return self.ball.project(x + noise.to(x.device).mul_(GAUSSIAN), x)
         return x.clone()
 
+    def _loss(self, model: Model, x: Tensor, y: Tensor) -> OfOutput:
+        if self.loss == "kl":
+            with torch.no_grad():
+                before = model(x)
+            return lambda logits: divergence(before, logits)
+        if self.target is None:
+            chosen = {"ce": cross_entropy, "margin": margin}[self.loss]
+            return lambda logits: chosen(logits, y)
+        with torch.no_grad():
+            clean = model(x)
+        target = ranked_target(clean, y, clean.shape[1] - 1 if self.target == LEAST_LIKELY else self.target)
+        if self.loss == "margin":
+            return lambda logits: targeted_margin(logits, y, target)
+        return lambda logits: -cross_entropy(logits, target)
+
 
 def fgsm(ball: Ball) -> PGD:
     """The fast gradient sign method: one step of the ball's whole radius, from the image itself."""
     return PGD(ball, steps=1, step_size=ball.eps, start="none")
-
-
-def _gradient(criterion: Criterion, x_adv: Tensor) -> Tensor:
-    """The gradient by the images alone: going on into the parameters would waste a third of the work."""
-    x_adv = x_adv.detach().requires_grad_()
-    # Summed: the mean divides every image's gradient by n, and small ones would underflow to a step of 0.
-    loss = criterion(x_adv).sum()
-    if not loss.requires_grad:
-        raise Refusal("the model's logits carry no gradient to its input; remove no_grad, detach or argmax inside it")
-    return torch.autograd.grad(loss, x_adv)[0]
-
-
-@torch.no_grad()
-def _damage(model: Model, criterion: Criterion, x_adv: Tensor, y: Tensor) -> Tensor:
-    """Per image, [n]: what was climbed, and infinity once the model is fooled, which no later restart can beat."""
-    return criterion(x_adv).masked_fill(model(x_adv).argmax(1) != y, math.inf)
-
-
-def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    return F.nll_loss(_log_probabilities(logits), y, reduction="none")
-
-
-def _log_probabilities(logits: Tensor) -> Tensor:
-    """In at least float32: in half precision a saturated softmax has no gradient left."""
-    return F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=1)

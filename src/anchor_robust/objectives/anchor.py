@@ -6,7 +6,7 @@
 L is `losses.hard_supcon` over the embeddings of all the views.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..attacks import PGD
 from ..attacks.base import Model
-from ..attacks.pgd import Criterion
+from ..attacks.pgd import OfOutput
 from ..errors import Refusal
 from ..losses import hard_supcon
 from .base import Learner, Objective, Step
@@ -115,13 +115,13 @@ class Anchor(Objective):
         with torch.no_grad():
             clean = learner.net.embed(x)[1]
 
-        def joint(x_adv: Tensor) -> Tensor:
-            logits, embedding = learner.net.embed(x_adv)
+        def joint(output: Tensor) -> Tensor:
+            logits, embedding = output.tensor_split((output.shape[1] - clean.shape[1],), dim=1)
             contrast = self.contrastive((clean, embedding), y, learner.progress)
-            return F.cross_entropy(logits.float(), y, reduction="none") + self.attack_contrast * contrast
+            return F.cross_entropy(logits, y, reduction="none") + self.attack_contrast * contrast
 
         settings = {field.name: getattr(learner.attack, field.name) for field in fields(learner.attack)}
-        return learner.attacked(x, y, generator, JointPGD(**settings, climbed=joint))
+        return learner.attacked(x, y, generator, JointPGD(**settings, embed=learner.net.embed, joint=joint))
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,19 @@ class JointPGD(PGD):
     """PGD on cross-entropy and contrast together: every image is pushed off its class and off its class's embeddings.
 
     Attributes:
-        climbed: Loss of each candidate, [n ...] -> [n]. It goes through the learner's twin, whose parameters are never
-            trained and whose modules have no training mode, so that there is nothing to freeze.
+        embed: Images to logits [n k] and embeddings [n p], in place of the attacked model. It is the learner's twin,
+            whose parameters are never trained and whose modules have no training mode: there is nothing to freeze.
+        joint: The loss [n] of both side by side, [n k + p].
     """
 
-    climbed: Criterion = field(kw_only=True)
+    embed: Callable[[Tensor], tuple[Tensor, Tensor]] = field(kw_only=True)
+    joint: OfOutput = field(kw_only=True)
 
-    def criterion(self, model: Model, x: Tensor, y: Tensor) -> Criterion:
-        return self.climbed
+    def search(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        def side_by_side(candidates: Tensor) -> Tensor:
+            return torch.cat([output.float() for output in self.embed(candidates)], dim=1)
+
+        def damage(candidates: Tensor) -> Tensor:
+            return self.joint(side_by_side(candidates))
+
+        return self.climb(side_by_side, self.joint, damage, x, generator)
