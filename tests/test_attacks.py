@@ -391,3 +391,35 @@ def test_wrong_settings_are_refused_by_name(wrong) -> None:
     with pytest.raises(Refusal, match=f"^{name} ") as refusal:
         PGD(BALLS[0], **wrong)
     assert "\n" not in str(refusal.value)
+
+
+# --- the search of TRADES ----------------------------------------------------------------------------------------------
+
+
+def test_kl_climbs_away_from_the_clean_prediction_whatever_the_label() -> None:
+    weight = torch.tensor([[2.0, -1.0, 0.5], [-1.0, 1.0, 0.0]], dtype=torch.float64)
+    model, x = (lambda images: images @ weight), torch.full((4, 2), 0.5, dtype=torch.float64)
+
+    def moved(x_adv: Tensor) -> Tensor:
+        p, q = model(x).softmax(1), model(x_adv).softmax(1)
+        return (p * (p / q).log()).sum(1)
+
+    attack = PGD(Ball("linf", 0.2), steps=20, step_size=0.02, loss="kl", start="gaussian")
+    x_adv = attack(model, x, torch.tensor([0, 1, 2, 0]))
+    corners = [torch.tensor([[0.5 + a, 0.5 + b]]).double() for a in (-0.2, 0.2) for b in (-0.2, 0.2)]
+    local_maxima = torch.stack([moved(corner.expand(4, 2))[0] for corner in corners])
+    for value in moved(x_adv).tolist():
+        assert min(abs(value - corner) for corner in local_maxima.tolist()) < 1e-9, "it ends in a corner"
+        assert value > local_maxima.min()
+
+
+def test_a_gaussian_start_is_close_to_the_image() -> None:
+    x = torch.full((64, 3, 8, 8), 0.5)
+    x_adv = PGD(Ball("linf", 0.1), steps=0, start="gaussian")(lambda images: images.flatten(1)[:, :3], x, torch.zeros(64).long())
+    assert (x_adv - x).std().item() == pytest.approx(0.001, rel=0.05)
+
+
+@pytest.mark.parametrize("settings", ({"start": "none"}, {"target": 1}), ids=str)
+def test_kl_without_a_random_start_or_with_a_target_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(Refusal, match="loss 'kl' given; allowed"):
+        PGD(Ball("linf", 0.1), loss="kl", **settings)

@@ -18,12 +18,6 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(_precise(logits), y, reduction="none")
 
 
-def divergence(before: Tensor, logits: Tensor) -> Tensor:
-    """KL(softmax(before) || softmax(z)), [n]: how far the prediction has moved, whatever the label."""
-    p, q = (F.log_softmax(_precise(each), dim=1) for each in (before, logits))
-    return F.kl_div(q, p, reduction="none", log_target=True).sum(1)
-
-
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """max_{j != y} z_j - z_y, [n]: above 0 where the model is fooled."""
     logits = _precise(logits)

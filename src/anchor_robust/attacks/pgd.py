@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ..errors import Refusal
+from ..losses import kl_divergence
 from ..threat import Ball
 from .base import Attack, Model, check_count
 from .gradient import forward_and_back
-from .margins import cross_entropy, divergence, margin, ranked_target, targeted_margin
+from .margins import cross_entropy, margin, ranked_target, targeted_margin
 from .worst import damage, worst
 
 Start = Literal["uniform", "gaussian", "none"]
@@ -69,7 +70,7 @@ class PGD(Attack):
             raise Refusal(f"loss {self.loss!r} given; allowed: {', '.join(get_args(Loss))}")
         if self.loss == "kl" and (self.start == "none" or self.target is not None):
             raise Refusal(
-                "loss 'kl' given; allowed: with start uniform or gaussian (its gradient at x is 0), no target"
+                "loss 'kl' given; allowed: with a random start, as its gradient at x is 0, and no target"
             )
         if self.target not in (None, LEAST_LIKELY) and (not isinstance(self.target, int) or self.target < 1):
             raise Refusal(f"target {self.target!r} given; allowed: a rank 1, 2, ..., -1 for the least likely, or None")
@@ -109,7 +110,7 @@ class PGD(Attack):
         if self.loss == "kl":
             with torch.no_grad():
                 before = model(x)
-            return lambda logits: divergence(before, logits)
+            return lambda logits: kl_divergence(before, logits)
         if self.target is None:
             chosen = {"ce": cross_entropy, "margin": margin}[self.loss]
             return lambda logits: chosen(logits, y)
