@@ -165,12 +165,14 @@ def test_a_ball_of_nothing_leaves_the_clean_accuracy() -> None:
 
 def test_the_protocols_are_the_published_ones() -> None:
     paper, grey_levels = Ball("linf", 0.031), Ball("linf", 8 / 255)
-    assert PROTOCOLS["pgd20"].build(paper) == PGD(paper, steps=20, step_size=0.003, start="uniform", restarts=1)
-    assert PROTOCOLS["pgd20-2-255"].build(grey_levels) == PGD(grey_levels, steps=20, step_size=2 / 255)
+    assert PROTOCOLS["pgd20"].stages(paper, 10) == [PGD(paper, steps=20, step_size=0.003, start="uniform", restarts=1)]
+    assert PROTOCOLS["pgd20-2-255"].stages(grey_levels, 10) == [PGD(grey_levels, steps=20, step_size=2 / 255)]
+    assert PROTOCOLS["pgd100"].stages(grey_levels, 10) == [PGD(grey_levels, steps=100, step_size=2 / 255, restarts=10)]
+    assert PROTOCOLS["fgsm"].stages(paper, 10) == [PGD(paper, steps=1, step_size=0.031, start="none")]
     assert PROTOCOLS["pgd20"].label(paper) == "PGD-20"
     assert PROTOCOLS["pgd20-2-255"].label(grey_levels) == "PGD-20 (2/255)"
     assert PROTOCOLS["pgd20-2-255"].label(paper) == "PGD-20 (eps/4)", "at another eps the step is not 2/255"
-    wider: Any = PROTOCOLS["pgd20"].build(Ball("linf", 0.062))
+    wider: Any = PROTOCOLS["pgd20"].stages(Ball("linf", 0.062), 10)[0]
     assert wider.step_size == pytest.approx(0.006)
 
 
@@ -323,7 +325,9 @@ def test_the_seed_reaches_the_attack(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, y = linear_model("linf", 0.031, [0.5, 2.0])
     for seed in (5, 6):
         evaluate(model, x, y, seed=seed)
-    assert seeds == [5, 6]
+    evaluate(model, x, y, seed=5)
+    assert len(set(seeds)) == 2
+    assert seeds[0] == seeds[2]
 
 
 @pytest.mark.parametrize("fails", (False, True))
@@ -408,7 +412,7 @@ def test_labels_of_any_integer_type_will_do(dtype: torch.dtype) -> None:
 
 
 def test_an_unknown_attack_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(Refusal, match=r"'pgd21'.*clean, pgd20, pgd20-2-255"):
+    with pytest.raises(Refusal, match=r"'pgd21'.*did you mean pgd20.*clean, .*pgd20-2-255"):
         evaluate(ConvNet(), images(), labels(), ("clean", "pgd21"))
 
 
@@ -452,7 +456,7 @@ def test_labels_that_are_no_class_numbers_are_refused(y: Tensor) -> None:
 
 
 def test_a_model_without_logits_is_refused() -> None:
-    with pytest.raises(Refusal, match=r"\[30, 3, 6, 6\].*allowed: \[n, classes\]"):
+    with pytest.raises(Refusal, match=r"\[1, 3, 6, 6\].*allowed: \[n, classes\]"):
         evaluate(nn.Identity(), images(), labels())
 
 
