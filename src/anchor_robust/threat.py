@@ -54,7 +54,7 @@ class Ball:
         else:
             radius = self._radius_that_survives_rounding(x)
             shrink = (radius / _length(delta).clamp_min(torch.finfo(x.dtype).tiny)).clamp_max(1)
-            delta.mul_(_per_image(shrink, x))
+            delta.mul_(per_image(shrink, x))
         return delta.add_(x).clamp_(0, 1)
 
     def random_point(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -64,7 +64,7 @@ class Ball:
         else:
             # The share of a d-dimensional ball's volume within radius r eps is r^d, hence the d-th root.
             share = _draw(torch.rand, x.shape[:1], x, generator) ** (1 / x[0].numel())
-            delta = _unit(_draw(torch.randn, x.shape, x, generator)) * _per_image(self.eps * share, x)
+            delta = unit(_draw(torch.randn, x.shape, x, generator)) * per_image(self.eps * share, x)
         return self.project(x + delta, x)
 
     def steepest_step(self, gradient: Tensor, step_size: float) -> Tensor:
@@ -72,7 +72,7 @@ class Ball:
 
         linf: step_size * sign(g)          l2: step_size * g / |g|_2, and 0 where g is 0; per image
         """
-        direction = gradient.sign() if self.norm == "linf" else _unit(gradient)
+        direction = gradient.sign() if self.norm == "linf" else unit(gradient)
         return direction.mul_(step_size)
 
     def contains(self, x_adv: Tensor, x: Tensor, tolerance: float = 1e-6) -> Tensor:
@@ -97,14 +97,16 @@ def _length(delta: Tensor) -> Tensor:
     return delta.flatten(1).square().sum(1).sqrt()
 
 
-def _unit(vectors: Tensor) -> Tensor:
+def unit(vectors: Tensor) -> Tensor:
+    """Each image of vectors [n ...] at Euclidean length 1, and 0 where it is 0."""
     # By the largest entry first: the squares of a saturated model's gradients (1e-25) would underflow to 0.
     tiny = torch.finfo(vectors.dtype).tiny
-    scaled = vectors / _per_image(vectors.flatten(1).abs().amax(1).clamp_min(tiny), vectors)
-    return scaled / _per_image(_length(scaled).clamp_min(tiny), vectors)
+    scaled = vectors / per_image(vectors.flatten(1).abs().amax(1).clamp_min(tiny), vectors)
+    return scaled / per_image(_length(scaled).clamp_min(tiny), vectors)
 
 
-def _per_image(values: Tensor, images: Tensor) -> Tensor:
+def per_image(values: Tensor, images: Tensor) -> Tensor:
+    """Values [n] in a shape that broadcasts over images [n ...]."""
     return values.view(-1, *[1] * (images.ndim - 1))
 
 

@@ -104,6 +104,12 @@ def _checked(model: Model, images: int, classes_needed: int) -> Model:
     return forward
 
 
+def check_count(name: str, value: Any, least: int) -> None:
+    """Refuse a setting that is not a whole number of at least `least`."""
+    if not isinstance(value, int) or value < least:
+        raise Refusal(f"{name} {value!r} given; allowed: a whole number, {least} or more")
+
+
 def _check_images(x: Tensor) -> None:
     if x.dtype not in (torch.float32, torch.float64) or x.ndim < 2 or not x.numel():
         raise Refusal(

@@ -5,12 +5,13 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import Refusal
 from ..threat import Ball
-from .base import Attack, Model
+from .base import Attack, Model, check_count
+from .gradient import forward_and_back
+from .margins import cross_entropy
 
 Start = Literal["uniform", "none"]
 Loss = Literal["ce"]
@@ -44,12 +45,10 @@ class PGD(Attack):
     loss: Loss = "ce"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 0:
-            raise Refusal(f"steps {self.steps!r} given; allowed: a whole number, 0 or more")
+        check_count("steps", self.steps, 0)
         if not isinstance(self.step_size, int | float) or not 0 < self.step_size < math.inf:
             raise Refusal(f"step_size {self.step_size!r} given; allowed: above 0, such as 2/255")
-        if not isinstance(self.restarts, int) or self.restarts < 1:
-            raise Refusal(f"restarts {self.restarts!r} given; allowed: a whole number, 1 or more")
+        check_count("restarts", self.restarts, 1)
         if self.start not in get_args(Start):
             raise Refusal(f"start {self.start!r} given; allowed: {', '.join(get_args(Start))}")
         if self.loss not in get_args(Loss):
@@ -75,7 +74,8 @@ class PGD(Attack):
     def _climb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         x_adv = self.ball.random_point(x, generator) if self.start == "uniform" else x.clone()
         for _ in range(self.steps):
-            step = self.ball.steepest_step(_gradient(model, x_adv, y), self.step_size)
+            *_, gradient = forward_and_back(model, x_adv, lambda logits: cross_entropy(logits, y))
+            step = self.ball.steepest_step(gradient, self.step_size)
             x_adv = self.ball.project(step.add_(x_adv), x)
         return x_adv
 
@@ -85,23 +85,8 @@ def fgsm(ball: Ball) -> PGD:
     return PGD(ball, steps=1, step_size=ball.eps, start="none")
 
 
-def _gradient(model: Model, x_adv: Tensor, y: Tensor) -> Tensor:
-    """The gradient by the images alone: going on into the parameters would waste a third of the work."""
-    x_adv = x_adv.detach().requires_grad_()
-    # Summed: the mean divides every image's gradient by n, and small ones would underflow to a step of 0.
-    loss = _cross_entropy(model(x_adv), y).sum()
-    if not loss.requires_grad:
-        raise Refusal("the model's logits carry no gradient to its input; remove no_grad, detach or argmax inside it")
-    return torch.autograd.grad(loss, x_adv)[0]
-
-
 @torch.no_grad()
 def _damage(model: Model, x_adv: Tensor, y: Tensor) -> Tensor:
     """Per image, [n]: the loss, and infinity once the model is fooled, which no later restart can beat."""
     logits = model(x_adv)
-    return _cross_entropy(logits, y).masked_fill(logits.argmax(1) != y, math.inf)
-
-
-def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    at_least_float32 = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(at_least_float32, y, reduction="none")
+    return cross_entropy(logits, y).masked_fill(logits.argmax(1) != y, math.inf)
