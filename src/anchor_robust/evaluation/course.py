@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attacks import Attack
+from ..attacks import Attack, Stage
 from .protocols import Planned
 from .resuming import Ledger
 from .searching import Precision
@@ -63,23 +63,23 @@ class Course:
         return found, sum(unit.seconds for unit in units)
 
     def endure(self, planned: Planned, standing: Tensor) -> Endured:
-        """Run the stages one after another, each in full batches over the images that still stand."""
-        held, inside, stages = standing.clone(), True, []
-        for number, attack in enumerate(planned.stages):
+        """Run the stages one after another, each attack in full batches over the images that still stand."""
+        held, inside, told = standing.clone(), True, []
+        for number, stage in enumerate(planned.stages):
             before, seconds = int(held.sum()), 0.0
-            several = f" {number + 1}/{len(planned.stages)}" if len(planned.stages) > 1 else ""
-            # A bar per stage: its total shrinks with the standing set, and stages differ in what an image costs.
-            with self.bar(planned.label + several, before) as advance:
-                for place, indices in enumerate(batches(held.clone(), self.batch_size)):
-                    name = f"{planned.name}/{number}/{place}"
-                    unit = self.ledger.unit(name, partial(self.survivors, attack, indices, name))
-                    held[indices] = torch.tensor(unit.outcomes, dtype=torch.bool)
-                    inside &= unit.inside
-                    seconds += unit.seconds
-                    advance(len(indices))
-            told = {"images": before, "fell": before - int(held.sum()), "seconds": round(seconds, 3)}
-            stages.append({"stage": type(attack).__name__, **attack.describe(), **told})
-        return Endured(held, inside, sum(stage["seconds"] for stage in stages), stages)
+            for turn, attack in enumerate(stage.attacks):
+                # A bar per attack: its total is what still stands, and attacks differ in what an image costs.
+                with self.bar(heading(planned, stage, turn), int(held.sum())) as advance:
+                    for place, indices in enumerate(batches(held.clone(), self.batch_size)):
+                        name = f"{planned.name}/{number}/{turn}/{place}"
+                        unit = self.ledger.unit(name, partial(self.survivors, attack, indices, name))
+                        held[indices] = torch.tensor(unit.outcomes, dtype=torch.bool)
+                        inside &= unit.inside
+                        seconds += unit.seconds
+                        advance(len(indices))
+            counts = {"images": before, "fell": before - int(held.sum()), "seconds": round(seconds, 3)}
+            told.append({"stage": stage.name, **stage.describe(), **counts})
+        return Endured(held, inside, sum(stage["seconds"] for stage in told), told)
 
     def answers(self, indices: Tensor) -> tuple[list[int], bool]:
         images, labels = self.of(indices)
@@ -95,6 +95,14 @@ class Course:
         return self.x[indices.to(self.x.device)], self.y[indices.to(self.y.device)]
 
 
+def heading(planned: Planned, stage: Stage, turn: int) -> str:
+    """What is running: the protocol, its stage, the turn of that stage, as far as there are several."""
+    parts = [planned.label]
+    parts += [stage.name] if len(planned.stages) > 1 else []
+    parts += [f"{turn + 1}/{len(stage.attacks)}"] if len(stage.attacks) > 1 else []
+    return " ".join(parts)
+
+
 def unit_seed(seed: int, name: str) -> int:
-    """A seed for the unit `name` (attack, stage, batch), unlike that of any other unit or any other seed."""
+    """A seed for the unit `name` (protocol, stage, turn, batch), unlike that of any other unit or any other seed."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..errors import Refusal
 from ..threat import Ball
-from .protocols import Planned, pgd20
+from .protocols import Planned, alone, pgd20
 
 CURVES = ("eps", "steps")
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # of the threat model's eps; 0 is the clean accuracy
@@ -16,10 +16,10 @@ STEPS = (1, 2, 5, 10, 20, 50, 100)
 def points(curve: str, ball: Ball) -> list[Planned]:
     """The attacks of a curve: PGD-20 in balls up to 4 eps, or PGD in this ball with the step size of PGD-20."""
     if curve == "steps":
-        return [Planned(f"steps {steps}", f"PGD-{steps}", [pgd20(ball, steps)]) for steps in STEPS]
+        return [Planned(f"steps {steps}", f"PGD-{steps}", alone(pgd20(ball, steps))) for steps in STEPS]
     radii = [share * ball.eps for share in SHARES]
     balls = [Ball(ball.norm, eps) for eps in radii if ball.norm != "linf" or eps <= 1]
-    return [Planned(f"eps {each.eps:.6g}", f"PGD-20 at {each.eps:.4g}", [pgd20(each)]) for each in balls]
+    return [Planned(f"eps {each.eps:.6g}", f"PGD-20 at {each.eps:.4g}", alone(pgd20(each))) for each in balls]
 
 
 def known_curves(names: Sequence[str]) -> None:

@@ -173,7 +173,7 @@ def recheck(inside: bool) -> dict[str, str]:
 
 
 def described(planned: Planned) -> list[dict[str, Any]]:
-    return [{"kind": type(stage).__name__, **stage.describe()} for stage in planned.stages]
+    return [{"stage": stage.name, **attack.describe()} for stage in planned.stages for attack in stage.attacks]
 
 
 @torch.no_grad()

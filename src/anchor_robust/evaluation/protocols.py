@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ..attacks import PGD, Attack, fgsm
+from ..attacks import APGD, PGD, Attack, Square, Stage, fgsm, stages
 from ..errors import Refusal
 from ..lookup import nearest
 from ..threat import Ball
@@ -20,23 +20,31 @@ class Protocol:
 
     Attributes:
         label: What tables call it, for a ball.
-        stages: The attacks, for a ball and a number of classes. Each works on the images that the ones before left
-            standing, so that an image's worst case is over all of them.
+        stages: The attacks, for a ball and a number of classes, one after another. Each works on the images that the
+            ones before left standing, so that an image's worst case is over all of them.
         engine: Whose attacks they are.
     """
 
     label: Callable[[Ball], str]
-    stages: Callable[[Ball, int], Sequence[Attack]]
+    stages: Callable[[Ball, int], Sequence[Stage]]
     engine: str = "anchor"
 
 
 def single(label: str, build: Callable[[Ball], Attack]) -> Protocol:
-    """A protocol of one stage."""
-    return Protocol(lambda ball: label, lambda ball, classes: [build(ball)])
+    """A protocol of one attack."""
+    return Protocol(lambda ball: label, lambda ball, classes: alone(build(ball)))
+
+
+def alone(attack: Attack) -> tuple[Stage]:
+    return (Stage(type(attack).__name__.lower(), (attack,)),)
 
 
 def quarter_label(ball: Ball) -> str:
     return "PGD-20 (2/255)" if (ball.norm, ball.eps) == ("linf", 8 / 255) else "PGD-20 (eps/4)"
+
+
+def quarter(ball: Ball) -> PGD:
+    return PGD(ball, steps=20, step_size=ball.eps / 4)
 
 
 def pgd20(ball: Ball, steps: int = 20) -> PGD:
@@ -48,8 +56,14 @@ PROTOCOLS: dict[str, Protocol] = {
     "fgsm": single("FGSM", fgsm),
     "pgd20": single("PGD-20", pgd20),
     # AWP, AdvCL: 20 steps of 2/255 at 8/255, a quarter of eps.
-    "pgd20-2-255": Protocol(quarter_label, lambda ball, classes: [PGD(ball, steps=20, step_size=ball.eps / 4)]),
+    "pgd20-2-255": Protocol(quarter_label, lambda ball, classes: alone(quarter(ball))),
     "pgd100": single("PGD-100 (10 restarts)", lambda ball: PGD(ball, steps=100, step_size=ball.eps / 4, restarts=10)),
+    "apgd-ce": single("APGD-CE", APGD),
+    "square": single("Square", Square),
+    "autoattack-preview": Protocol(
+        lambda ball: "AutoAttack (preview)", lambda ball, classes: stages(ball, "preview", classes)
+    ),
+    "autoattack": Protocol(lambda ball: "AutoAttack", lambda ball, classes: stages(ball, "standard", classes)),
 }
 # The authors' own code, which stands in for ours where it is asked for.
 REFERENCE: dict[str, Protocol] = {
@@ -64,7 +78,7 @@ class Planned:
 
     name: str
     label: str
-    stages: Sequence[Attack]
+    stages: Sequence[Stage]
     engine: str = "anchor"
 
     def conventions(self) -> dict[str, Any]:
@@ -79,13 +93,13 @@ class Planned:
 def plan(attacks: Iterable[str | Attack], ball: Ball, classes: int, engine: Engine = "anchor") -> list[Planned]:
     """What to run for names of `PROTOCOLS` and for attacks of the caller's own, each once, clean left out."""
     planned: dict[str, Planned] = {}
-    allowed = PROTOCOLS | REFERENCE if engine == "reference" else PROTOCOLS
+    protocols = PROTOCOLS | REFERENCE if engine == "reference" else PROTOCOLS
     for attack in dict.fromkeys(attacks):
         if isinstance(attack, Attack):
             name = free(type(attack).__name__.lower(), planned)
-            planned[name] = Planned(name, type(attack).__name__ + name[len(type(attack).__name__) :], [attack])
+            planned[name] = Planned(name, type(attack).__name__ + name[len(type(attack).__name__) :], alone(attack))
         elif attack != "clean":
-            protocol = allowed[attack]
+            protocol = protocols[attack]
             planned[attack] = Planned(attack, protocol.label(ball), protocol.stages(ball, classes), protocol.engine)
     return list(planned.values())
 
@@ -101,10 +115,9 @@ def known_attacks(attacks: Iterable[str | Attack], engine: Engine = "anchor") ->
     if engine not in get_args(Engine):
         raise Refusal(f"engine {engine!r} given; allowed: {', '.join(get_args(Engine))}")
     names = [attack for attack in attacks if isinstance(attack, str)]
-    allowed = PROTOCOLS | REFERENCE if engine == "reference" else PROTOCOLS
     for name in names:
-        if name != "clean" and name not in allowed:
-            raise Refusal(f"attack {name!r} is unknown{nearest(name, ['clean', *allowed])}")
+        if name != "clean" and name not in PROTOCOLS:
+            raise Refusal(f"attack {name!r} is unknown{nearest(name, ['clean', *PROTOCOLS])}")
     if engine == "reference" and not set(names) & set(REFERENCE):
         raise Refusal(
             f"--engine reference given; it runs {' and '.join(REFERENCE)} alone; add one of them to --attacks"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attacks import Attack
+from ..attacks import Attack, Stage
 from ..attacks.base import Model
 from ..errors import Refusal
 from ..threat import Ball
@@ -36,7 +36,7 @@ class Reference(Attack):
     def describe(self) -> dict[str, Any]:
         steps = 5000 if self.stage == "square" else 100
         loss = {"apgd-ce": "ce", "apgd-t": "targeted dlr", "square": "margin"}.get(self.stage)
-        return {**super().describe(), "stage": self.stage, "steps": steps, "restarts": 1, "loss": loss}
+        return {**super().describe(), "steps": steps, "restarts": 1, "loss": loss}
 
     def search(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         # Their searches seed the global generators.
@@ -53,15 +53,15 @@ class Reference(Attack):
         return dict(zip(STAGES, stages, strict=True))[self.stage]
 
 
-def standard(ball: Ball, classes: int) -> list[Attack]:
+def standard(ball: Ball, classes: int) -> list[Stage]:
     """The four stages of AutoAttack standard."""
     authors_code()
     if classes < 4:
         raise Refusal(f"--engine reference given for {classes} classes; allowed: 4 or more; use our own engine")
-    return [Reference(ball, stage, classes) for stage in STAGES]
+    return [Stage(stage, (Reference(ball, stage, classes),)) for stage in STAGES]
 
 
-def preview(ball: Ball, classes: int) -> list[Attack]:
+def preview(ball: Ball, classes: int) -> list[Stage]:
     """The first two, which decide nearly all."""
     return standard(ball, classes)[:2]
 

@@ -53,7 +53,8 @@ class Ledger:
         if kept[:1] != [first]:
             kept = [first]
         for each in map(json.loads, kept[1:]):
-            self.units[each.pop("unit")] = Unit(**each)
+            name = each.pop("unit")
+            self.units[name] = Unit(**each)
         if self.units:
             self.say(f"going on after {len(self.units)} finished batches, from {self.path}")
         # Written anew, because a kill may have cut the last line short.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from .table import Record, conventions, grouped, interval, percent
+from .table import Record, conventions, interval, percent
 
 
 def card(record: Record) -> str:
@@ -51,7 +51,7 @@ def opening(record: Record) -> str:
 def stages(result: Record) -> str:
     rows = [
         (each["stage"], f"{each['images']:,}", f"{each['fell']:,}", f"{each['seconds']:.1f}")
-        for each in grouped(result["stages"])
+        for each in result["stages"]
     ]
     heading = f"## {result['label']}, stage by stage"
     return heading + "\n\n" + table(("stage", "images attacked", "fell", "seconds"), rows)

@@ -1,7 +1,6 @@
 """Results as tables on standard output."""
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 from rich.console import Console
@@ -51,7 +50,7 @@ def conventions(result: Record) -> str:
         return result["dtype"]
     told = [f"{result['norm']} eps {result['eps']:.4g}"]
     if result.get("stages"):
-        told.append(" + ".join(stage["stage"] for stage in grouped(result["stages"])))
+        told.append(" + ".join(stage["stage"] for stage in result["stages"]))
     elif result["steps"] is not None:
         told.append(
             f"{result['steps']} " + ("steps" if result["step_size"] is None else f"x {result['step_size']:.4g}")
@@ -64,26 +63,12 @@ def conventions(result: Record) -> str:
     return ", ".join([*told, result["dtype"]])
 
 
-def grouped(stages: Sequence[Record]) -> list[dict[str, Any]]:
-    """Stages that follow each other and are of one kind as one: `images` at its start, `fell` in all of it."""
-    groups = [list(group) for _, group in groupby(stages, key=lambda stage: stage["stage"])]
-    return [
-        {
-            "stage": group[0]["stage"] if len(group) == 1 else f"{len(group)} x {group[0]['stage']}",
-            "images": group[0]["images"],
-            "fell": sum(stage["fell"] for stage in group),
-            "seconds": sum(stage["seconds"] for stage in group),
-        }
-        for group in groups
-    ]
-
-
 def stages(result: Record) -> Table:
     """How many images each stage of one attack took."""
     table = Table(
         "stage", "images", "fell", "seconds", title=f"{result['label']}, stage by stage", title_justify="left"
     )
-    for stage in grouped(result["stages"]):
+    for stage in result["stages"]:
         table.add_row(stage["stage"], f"{stage['images']:,}", f"{stage['fell']:,}", f"{stage['seconds']:.1f}")
     return table
 
