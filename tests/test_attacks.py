@@ -3,6 +3,7 @@
 import copy
 import functools
 from pathlib import Path
+from typing import Any
 
 import foolbox
 import pytest
@@ -415,7 +416,9 @@ def test_kl_climbs_away_from_the_clean_prediction_whatever_the_label() -> None:
 
 def test_a_gaussian_start_is_close_to_the_image() -> None:
     x = torch.full((64, 3, 8, 8), 0.5)
-    x_adv = PGD(Ball("linf", 0.1), steps=0, start="gaussian")(lambda images: images.flatten(1)[:, :3], x, torch.zeros(64).long())
+    x_adv = PGD(Ball("linf", 0.1), steps=0, start="gaussian")(
+        lambda images: images.flatten(1)[:, :3], x, torch.zeros(64).long()
+    )
     assert (x_adv - x).std().item() == pytest.approx(0.001, rel=0.05)
 
 

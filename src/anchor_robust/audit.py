@@ -1,4 +1,7 @@
-"""From a run or a weights file to its numbers: load, attack the test images, write evaluation.json and outcomes.npz."""
+"""From a run or a weights file to its numbers: load, attack the test images, write the record and what goes with it.
+
+outcomes.npz is written first and evaluation.json holds its digest, so that a pair of two evaluations is detected.
+"""
 
 import hashlib
 import math
@@ -16,8 +19,12 @@ from . import checkpoint, data, environment, runs
 from .data import ImageSet
 from .display import Display
 from .errors import Refusal
-from .evaluation import PAPER_EPS, PROTOCOLS, known_attacks, measure
+from .evaluation import PAPER_EPS, PROTOCOLS, Check, Engine, Ledger, Precision, known_attacks, known_curves, measure
+from .report.card import card
 from .threat import Ball, Norm
+
+# What every audit looks into beside the accuracies: a check is entered here.
+CHECKS: tuple[Check, ...] = ()
 
 # Deviations of all training pixels; (.2023, .1994, .2010), which many repositories copy, are those of image means.
 NORMALISATIONS = {"cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))}
@@ -42,6 +49,9 @@ def audit(
     limit: int | None = None,
     batch_size: int = 500,
     seed: int = 0,
+    engine: Engine = "anchor",
+    search: Precision = "float32",
+    curves: Sequence[str] = (),
     out: Path | None = None,
     model: str | None = None,
     dataset: str | None = None,
@@ -52,7 +62,8 @@ def audit(
     """Evaluate a run directory, a weights file or, with `model`, a plain state dict; returns the record written."""
     if not attacks:
         raise Refusal(f"no attack given; allowed: clean, {', '.join(PROTOCOLS)}, comma-separated")
-    known_attacks(attacks)
+    known_attacks(attacks, engine)
+    known_curves(curves)
     for option, value in (("--limit", limit), ("--batch-size", batch_size)):
         if value is not None and value < 1:
             raise Refusal(f"{option} {value} given; allowed: 1 or more")
@@ -72,32 +83,54 @@ def audit(
         raise Refusal("--eps 0 given; allowed: above 0; at 0 the accuracy is the clean one")
     ball = Ball(norm or subject.ball.norm, subject.ball.eps if eps is None else eps)
     images = subject.images.first(min(limit or len(subject.images), len(subject.images)))
-    target = destination(source, out, len(images), attacks, ball, display)
+    target = destination(source, out, len(images), attacks, curves, ball, display)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tested, on_device = subject.model.to(device), images.to(device)
-    measurement = measure(
-        tested,
-        on_device.pixels(slice(None)),
-        on_device.labels,
-        attacks,
-        ball=ball,
-        batch_size=batch_size,
-        seed=seed,
-        classes=images.classes,
-        bar=display.bar,
-    )
+    around = environment.describe(device)
+    determining = {key: value for key, value in around.items() if key not in ("command", "platform")}
+    weights = {key: value for key, value in subject.about.items() if key != "source"}
+    ledger = Ledger(target, {"model": weights, "environment": determining}, display.line)
+    try:
+        measurement = measure(
+            tested,
+            on_device.pixels(slice(None)),
+            on_device.labels,
+            attacks,
+            ball=ball,
+            batch_size=batch_size,
+            seed=seed,
+            engine=engine,
+            search=search,
+            curves=curves,
+            checks=CHECKS,
+            classes=images.classes,
+            bar=display.bar,
+            ledger=ledger,
+        )
+    except KeyboardInterrupt:
+        kept = f"the same command goes on from {ledger.path}" if ledger.path else "--out FILE.json would have kept it"
+        raise KeyboardInterrupt(f"stopped; {kept}") from None
     record = {
         **measurement.record,
         "model": subject.about,
         "data": {"name": images.name, "split": images.split, "images": len(images), "sha256": images.sha256},
-        "environment": environment.describe(device),
+        "environment": around,
     }
     if target:
-        runs.write_json(target, record)
-        arrays = runs.OUTCOMES if target.name == runs.EVALUATION else f"{target.stem}.npz"
-        runs.write(target.with_name(arrays), lambda partial: save_arrays(partial, measurement.outcomes))
+        save(target, record, measurement.outcomes)
+        ledger.close()
         display.line(f"written: {target}")
     return record
+
+
+def save(target: Path, record: dict[str, Any], outcomes: Any) -> None:
+    """Write the outcomes, then the record with their digest, then its card."""
+    own_name = target.name == runs.EVALUATION
+    arrays = target.with_name(runs.OUTCOMES if own_name else f"{target.stem}.npz")
+    runs.write(arrays, lambda partial: save_arrays(partial, outcomes))
+    record["outcomes"] = {"file": arrays.name, "sha256": hashlib.sha256(arrays.read_bytes()).hexdigest()}
+    runs.write_json(target, record)
+    runs.write_text(target.with_name(runs.CARD if own_name else f"{target.stem}.md"), card(record))
 
 
 def own(source: str, trusted: str | None, dataset: str | None, data_dir: str | None) -> Subject:
@@ -151,28 +184,34 @@ def digest(source: str) -> dict[str, str]:
 
 
 def destination(
-    source: str, out: Path | None, images: int, attacks: Sequence[str], ball: Ball, display: Display
+    source: str,
+    out: Path | None,
+    images: int,
+    attacks: Sequence[str],
+    curves: Sequence[str],
+    ball: Ball,
+    display: Display,
 ) -> Path | None:
     """Where the record goes: --out, else into the run, unless that holds numbers that this evaluation would lose."""
     if out is None and not Path(source).is_dir():
         return None
     target = out or Path(source) / runs.EVALUATION
     runs.check_writable(target)
-    if out is None and target.exists() and not covered(runs.read_json(target), images, attacks, ball):
+    if out is None and target.exists() and not covered(runs.read_json(target), images, attacks, curves, ball):
         display.line(f"kept: {target}, which this evaluation does not cover; --out FILE.json saves it")
         return None
     return target
 
 
-def covered(record: dict[str, Any], images: int, attacks: Sequence[str], ball: Ball) -> bool:
-    """Whether attacking `images` images by `attacks` in `ball` measures again all that a record holds."""
+def covered(record: dict[str, Any], images: int, attacks: Sequence[str], curves: Sequence[str], ball: Ball) -> bool:
+    """Whether `attacks` and `curves` on `images` images in `ball` measure again all that a record holds."""
     try:
         held = [(result["attack"], result["norm"], result["eps"]) for result in record["results"]]
         fewer = record["data"]["images"] <= images
     except (KeyError, TypeError):
         return True  # no record of ours: nothing is lost
     planned = {("clean", None, None) if attack == "clean" else (attack, ball.norm, ball.eps) for attack in attacks}
-    return fewer and set(held) <= planned
+    return fewer and set(held) <= planned and set(record.get("curves", {})) <= set(curves)
 
 
 def save_arrays(path: Path, arrays: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from .errors import Refusal, one_line
 
-DONE, FAULT, REFUSED, INTERRUPTED = 0, 1, 2, 130
+DONE, FAULT, REFUTED, REFUSED, INTERRUPTED = 0, 1, 1, 2, 130
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `anchor`; returns the exit status: 0 done, 1 our fault, 2 cannot be done as asked, 130 interrupted."""
+    """Run `anchor`; returns the exit status: 0 done, 1 a claim refuted or our fault, 2 refused, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     try:
@@ -29,8 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if rest and asked.command is not train:
             raise Refusal(f"{' '.join(rest)!r} is not understood; anchor {asked.name} --help shows what is allowed")
         asked.settings = rest
-        asked.command(asked)
-        return DONE
+        return asked.command(asked) or DONE
     except Refusal as refusal:
         return failed(REFUSED, one_line(refusal), debug)
     except KeyboardInterrupt as interruption:
@@ -57,7 +56,7 @@ def parser() -> Parser:
     top.set_defaults(command=version_or_help, name="", parser=top)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
 
-    def add(name: str, command: Callable[..., None], summary: str) -> argparse.ArgumentParser:
+    def add(name: str, command: Callable[..., int | None], summary: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary)
         sub.set_defaults(command=command, name=name)
         return sub
@@ -74,7 +73,23 @@ def parser() -> Parser:
 
     sub = add("evaluate", evaluate, "measure clean and robust accuracy on the test images")
     sub.add_argument("source", metavar="RUN|WEIGHTS", help="run directory, .safetensors file or PyTorch state dict")
-    sub.add_argument("--attacks", default="clean,pgd20", help="comma-separated, of clean, pgd20, pgd20-2-255")
+    sub.add_argument(
+        "--attacks",
+        default="clean,pgd20",
+        help="comma-separated, such as clean,pgd20,autoattack; a name that is unknown is answered with all that are",
+    )
+    sub.add_argument(
+        "--engine", choices=("anchor", "reference"), default="anchor", help="reference: AutoAttack by its authors' code"
+    )
+    sub.add_argument(
+        "--search",
+        choices=("float32", "bf16"),
+        default="float32",
+        help="bf16: faster, and the accuracy an upper bound; the verdicts are in float32 either way",
+    )
+    sub.add_argument("--curve", default="", metavar="eps,steps", help="accuracy also against eps, steps, or both")
+    sub.add_argument("--claim", type=float, metavar="0.5", help="exit 1 if the whole interval lies below this accuracy")
+    sub.add_argument("--claim-attack", metavar="ATTACK", help="which accuracy is claimed; that of the last attack")
     sub.add_argument("--norm", choices=("linf", "l2"), help="norm of the ball; the run's own, or linf")
     sub.add_argument("--eps", help="radius of the ball, such as 8/255; the run's own, or 0.031")
     sub.add_argument("--limit", type=int, metavar="N", help="only the first N test images")
@@ -131,20 +146,29 @@ def train(asked: argparse.Namespace) -> None:
     print(run)
 
 
-def evaluate(asked: argparse.Namespace) -> None:
+def evaluate(asked: argparse.Namespace) -> int:
+    attacks, curves = listed(asked.attacks), listed(asked.curve)
+    if asked.claim is not None and not 0 <= asked.claim <= 1:
+        raise Refusal(f"--claim {asked.claim:g} given; allowed: 0 to 1, such as 0.52 for 52 %")
+    if asked.claim_attack is not None and (asked.claim is None or asked.claim_attack not in attacks):
+        raise Refusal(f"--claim-attack {asked.claim_attack} needs --claim, and to be one of --attacks {asked.attacks}")
     from .audit import audit
     from .display import Display
+    from .report.record import refuted
     from .report.table import show
     from .settings import fraction
 
     record = audit(
         asked.source,
-        [name.strip() for name in asked.attacks.split(",") if name.strip()],
+        attacks,
         norm=asked.norm,
         eps=None if asked.eps is None else number("--eps", fraction(asked.eps)),
         limit=asked.limit,
         batch_size=asked.batch_size,
         seed=asked.seed,
+        engine=asked.engine,
+        search=asked.search,
+        curves=curves,
         out=asked.out,
         model=asked.model,
         dataset=asked.data,
@@ -153,6 +177,14 @@ def evaluate(asked: argparse.Namespace) -> None:
         display=Display(),
     )
     show(record)
+    why = None if asked.claim is None else refuted(record, asked.claim, asked.claim_attack)
+    if why:
+        print(f"anchor: {why}", file=sys.stderr)
+    return REFUTED if why else DONE
+
+
+def listed(words: str) -> list[str]:
+    return [word.strip() for word in words.split(",") if word.strip()]
 
 
 def number(option: str, given: object) -> float:

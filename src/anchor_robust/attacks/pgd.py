@@ -69,9 +69,7 @@ class PGD(Attack):
         if self.loss not in get_args(Loss):
             raise Refusal(f"loss {self.loss!r} given; allowed: {', '.join(get_args(Loss))}")
         if self.loss == "kl" and (self.start == "none" or self.target is not None):
-            raise Refusal(
-                "loss 'kl' given; allowed: with a random start, as its gradient at x is 0, and no target"
-            )
+            raise Refusal("loss 'kl' given; allowed: with a random start, as its gradient at x is 0, and no target")
         if self.target not in (None, LEAST_LIKELY) and (not isinstance(self.target, int) or self.target < 1):
             raise Refusal(f"target {self.target!r} given; allowed: a rank 1, 2, ..., -1 for the least likely, or None")
 

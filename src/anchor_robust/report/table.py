@@ -28,6 +28,11 @@ def show(record: Record) -> None:
             f"{result['seconds']:.1f}",
         )
     console.print(table)
+    for result in record["results"]:
+        if result.get("stages"):
+            console.print(stages(result))
+    for name, points in record.get("curves", {}).items():
+        console.print(curve(name, points))
     console.print(classes(record["results"]))
     for check in record["checks"]:
         console.print(f"{check['verdict']}: {check['name']}: {check['detail']}", highlight=False, markup=False)
@@ -43,9 +48,37 @@ def conventions(result: Record) -> str:
     """Everything that an accuracy depends on, in one line."""
     if result["norm"] is None:
         return result["dtype"]
-    restarts = f"{result['restarts']} restart" + "s" * (result["restarts"] != 1)
-    search = f"{result['steps']} x {result['step_size']:.4g}, {result['start']} start, {restarts}, {result['loss']}"
-    return f"{result['norm']} eps {result['eps']:.4g}, {search}, {result['dtype']}"
+    told = [f"{result['norm']} eps {result['eps']:.4g}"]
+    if result.get("stages"):
+        told.append(" + ".join(stage["stage"] for stage in result["stages"]))
+    elif result["steps"] is not None:
+        told.append(
+            f"{result['steps']} " + ("steps" if result["step_size"] is None else f"x {result['step_size']:.4g}")
+        )
+    told += [f"{result['start']} start"] if result["start"] else []
+    told += [f"{result['restarts']} restart" + "s" * (result["restarts"] != 1)] if result["restarts"] else []
+    told += [result["loss"]] if result["loss"] else []
+    told += [f"by {result['engine']}"] if result.get("engine", "anchor") != "anchor" else []
+    told += [f"searched in {result['search']}"] if result.get("search", "float32") != "float32" else []
+    return ", ".join([*told, result["dtype"]])
+
+
+def stages(result: Record) -> Table:
+    """How many images each stage of one attack took."""
+    table = Table(
+        "stage", "images", "fell", "seconds", title=f"{result['label']}, stage by stage", title_justify="left"
+    )
+    for stage in result["stages"]:
+        table.add_row(stage["stage"], f"{stage['images']:,}", f"{stage['fell']:,}", f"{stage['seconds']:.1f}")
+    return table
+
+
+def curve(name: str, points: Sequence[Record]) -> Table:
+    """Accuracy against the ball's eps or the attack's steps."""
+    table = Table(name, "accuracy", "95 % interval", title=f"accuracy against {name}", title_justify="left")
+    for point in points:
+        table.add_row(f"{point[name]:.4g}", percent(point["accuracy"]), interval(point))
+    return table
 
 
 def classes(results: Sequence[Record]) -> Table:

@@ -1,0 +1,31 @@
+"""Robustness in numbers that survive a review: protocols, outcomes per image, intervals, curves, resuming."""
+
+from .curves import CURVES, known_curves
+from .intervals import wilson
+from .measuring import Check, Measurement, evaluate, measure
+from .protocols import PAPER_EPS, PROTOCOLS, Engine, Protocol, known_attacks, single
+from .resuming import Ledger
+from .searching import Precision
+from .verdicts import Model, evaluating, predict, withstand
+
+__all__ = [
+    "CURVES",
+    "PAPER_EPS",
+    "PROTOCOLS",
+    "Check",
+    "Engine",
+    "Ledger",
+    "Measurement",
+    "Model",
+    "Precision",
+    "Protocol",
+    "evaluate",
+    "evaluating",
+    "known_attacks",
+    "known_curves",
+    "measure",
+    "predict",
+    "single",
+    "wilson",
+    "withstand",
+]

@@ -1,0 +1,108 @@
+"""Stages over standing sets: the one loop through which every outcome comes."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..attacks import Attack, Stage
+from .protocols import Planned
+from .resuming import Ledger
+from .searching import Precision
+from .verdicts import Advance, Model, attacked, batches, predict
+
+Bar = Callable[[str, int], AbstractContextManager[Advance]]
+
+
+@contextmanager
+def silent_bar(label: str, images: int) -> Iterator[Advance]:
+    yield lambda done: None
+
+
+@dataclass(frozen=True)
+class Endured:
+    """Which images held, bool [n]; whether every adversarial lay in its ball; what each stage did."""
+
+    held: Tensor
+    inside: bool
+    seconds: float
+    stages: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Course:
+    """What every stage runs on: `model` judges what attacks find on `search`, which computes in `precision`.
+
+    Images x [n c h w] on the device, labels y [n].
+    """
+
+    model: Model
+    search: Model
+    precision: Precision
+    x: Tensor
+    y: Tensor
+    batch_size: int
+    seed: int
+    ledger: Ledger
+    bar: Bar
+
+    def predictions(self) -> tuple[Tensor, float]:
+        """The model's answers to the clean images, int64 [n] on the CPU, and the seconds they took."""
+        everything = batches(torch.ones(len(self.x), dtype=torch.bool), self.batch_size)
+        with self.bar("clean", len(self.x)) as advance:
+            units = []
+            for place, indices in enumerate(everything):
+                units.append(self.ledger.unit(f"clean/{place}", partial(self.answers, indices)))
+                advance(len(indices))
+        found = torch.tensor([outcome for unit in units for outcome in unit.outcomes])
+        return found, sum(unit.seconds for unit in units)
+
+    def endure(self, planned: Planned, standing: Tensor) -> Endured:
+        """Run the stages one after another, each attack in full batches over the images that still stand."""
+        held, inside, told = standing.clone(), True, []
+        for number, stage in enumerate(planned.stages):
+            before, seconds = int(held.sum()), 0.0
+            for turn, attack in enumerate(stage.attacks):
+                # A bar per attack: its total is what still stands, and attacks differ in what an image costs.
+                with self.bar(heading(planned, stage, turn), int(held.sum())) as advance:
+                    for place, indices in enumerate(batches(held.clone(), self.batch_size)):
+                        name = f"{planned.name}/{number}/{turn}/{place}"
+                        unit = self.ledger.unit(name, partial(self.survivors, attack, indices, name))
+                        held[indices] = torch.tensor(unit.outcomes, dtype=torch.bool)
+                        inside &= unit.inside
+                        seconds += unit.seconds
+                        advance(len(indices))
+            counts = {"images": before, "fell": before - int(held.sum()), "seconds": round(seconds, 3)}
+            told.append({"stage": stage.name, **stage.describe(), **counts})
+        return Endured(held, inside, sum(stage["seconds"] for stage in told), told)
+
+    def answers(self, indices: Tensor) -> tuple[list[int], bool]:
+        images, labels = self.of(indices)
+        return predict(self.model, images, labels, len(images), lambda done: None).tolist(), True
+
+    def survivors(self, attack: Attack, indices: Tensor, name: str) -> tuple[list[int], bool]:
+        # A generator of its own, so that what was finished before a kill changes nothing for what comes after.
+        generator = torch.Generator(self.x.device).manual_seed(unit_seed(self.seed, name))
+        held, inside = attacked(self.model, attack, *self.of(indices), generator, self.search)
+        return held.int().tolist(), inside
+
+    def of(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return self.x[indices.to(self.x.device)], self.y[indices.to(self.y.device)]
+
+
+def heading(planned: Planned, stage: Stage, turn: int) -> str:
+    """What is running: the protocol, its stage, the turn of that stage, as far as there are several."""
+    parts = [planned.label]
+    parts += [stage.name] if len(planned.stages) > 1 else []
+    parts += [f"{turn + 1}/{len(stage.attacks)}"] if len(stage.attacks) > 1 else []
+    return " ".join(parts)
+
+
+def unit_seed(seed: int, name: str) -> int:
+    """A seed for the unit `name` (protocol, stage, turn, batch), unlike that of any other unit or any other seed."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")

@@ -1,0 +1,196 @@
+"""Clean and robust accuracy: per image, per class, with intervals, every convention stated beside its number."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..attacks import Attack
+from ..data import check_pixels
+from ..errors import Refusal
+from ..threat import Ball
+from .course import Bar, Course, Endured, silent_bar
+from .curves import known_curves, points
+from .intervals import summary
+from .protocols import PAPER_EPS, Engine, Planned, known_attacks, plan
+from .resuming import Ledger
+from .searching import Precision, laid_out, searched
+from .verdicts import Model, batches, check_labels, evaluating
+
+SCHEMA = 1
+
+
+@dataclass
+class Measurement:
+    """`record` as in evaluation.json, `outcomes` as in outcomes.npz: arrays [n] by name."""
+
+    record: dict[str, Any]
+    outcomes: dict[str, np.ndarray]
+
+
+# Called after the attacks; what it returns, {"name", "verdict", "detail"} each, joins the record's checks.
+Check = Callable[[Model, Tensor, Tensor, Measurement], list[dict[str, str]]]
+
+
+def evaluate(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    attacks: Sequence[str | Attack] = ("clean", "pgd20"),
+    *,
+    ball: Ball | None = None,
+    batch_size: int = 500,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Accuracy of `model` on images x [n c h w] in [0, 1] with labels y [n], clean and under attacks.
+
+    `model` maps pixels to logits [n k]; a module is put into evaluation mode meanwhile. `attacks` are names, as of
+    `anchor evaluate --attacks`, or attacks of your own with a ball of their own. `ball` is the threat model of the
+    names, L-inf 0.031 if not given. All is computed in float32; an image counts as held under an attack only if it is
+    classified rightly both clean and attacked, so images that are wrong already are not attacked. Returns a record
+    like evaluation.json. Raises Refusal for unknown attacks, pixels outside [0, 1], or labels without a logit.
+    """
+    return measure(model, x, y, attacks, ball=ball, batch_size=batch_size, seed=seed).record
+
+
+def measure(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    attacks: Sequence[str | Attack] = ("clean", "pgd20"),
+    *,
+    ball: Ball | None = None,
+    batch_size: int = 500,
+    seed: int = 0,
+    engine: Engine = "anchor",
+    search: Precision = "float32",
+    curves: Sequence[str] = (),
+    checks: Sequence[Check] = (),
+    classes: Sequence[str] | None = None,
+    bar: Bar = silent_bar,
+    ledger: Ledger | None = None,
+) -> Measurement:
+    """`evaluate`, with the outcome of every image.
+
+    `engine` "reference" runs AutoAttack by its authors' code. `search` "bf16" looks for adversarials in bfloat16; the
+    verdict is the model's in float32 all the same, and a batch of the images that withstand is attacked again in
+    float32. `curves` are `eps`, `steps`; `checks` are run at the end. `bar(label, images)` opens a progress bar, and
+    `ledger` keeps what is finished.
+    """
+    known_attacks(attacks, engine)
+    known_curves(curves)
+    check_pixels(x)
+    check_shape(x, y)
+    ball, ledger = ball or Ball("linf", PAPER_EPS), ledger or Ledger()
+    x = laid_out(model, x.float())
+    with evaluating(model, x.device):
+        planned = plan(attacks, ball, count_classes(model, x, y), engine)
+        sketched = {curve: points(curve, ball) for curve in curves}
+        data = digest(x, y)
+        stages = [[each.name, each.conventions(), described(each)] for each in planned]
+        drawn = [described(point) for curve in sketched.values() for point in curve]
+        ledger.open(stages=stages, curves=drawn, batch_size=batch_size, seed=seed, search=search, data=data)
+        fast = searched(model, search, x[:batch_size])
+        course = Course(model, fast, search, x, y, batch_size, seed, ledger, bar)
+        predictions, seconds = course.predictions()
+        correct = predictions == y.cpu()
+        outcomes = {"label": y.cpu().numpy(), "clean_prediction": predictions.numpy()}
+        results = [summary("clean", {}, correct, y, classes, seconds)] if "clean" in attacks else []
+        found, inside = [], True
+        for each in planned:
+            endured = course.endure(each, correct)
+            if course.precision == "bf16":
+                endured, told = searched_again(course, each, endured)
+                found.append(told)
+            inside &= endured.inside
+            results.append(result(course, each, endured, classes))
+            outcomes[f"held_{each.name}"] = endured.held.numpy()
+        record: dict[str, Any] = {
+            "schema": SCHEMA,
+            "model": {"source": type(model).__name__},
+            "data": {"name": "tensors", "split": "given", "images": len(x), "sha256": data},
+            "seed": seed,
+            "batch_size": batch_size,
+            "threat": {"norm": ball.norm, "eps": ball.eps},
+            "results": results,
+            "checks": [recheck(inside), *found] if planned else [],
+        }
+        if curves:
+            record["curves"] = {
+                name: drawn_curve(course, name, ball, curve, correct, classes) for name, curve in sketched.items()
+            }
+        measurement = Measurement(record, outcomes)
+        for check in checks:
+            record["checks"] += check(model, x, y, measurement)
+    return measurement
+
+
+def drawn_curve(
+    course: Course, name: str, ball: Ball, curve: Sequence[Planned], correct: Tensor, classes: Sequence[str] | None
+) -> list[dict[str, Any]]:
+    """The points of one curve as results; that against eps begins at 0, where nothing is moved."""
+    clean = {"label": "clean", "norm": ball.norm, "eps": 0.0}
+    results = [summary("eps 0", clean, correct, course.y, classes, 0.0)] if name == "eps" else []
+    return results + [result(course, point, course.endure(point, correct), classes) for point in curve]
+
+
+def result(course: Course, planned: Planned, endured: Endured, classes: Sequence[str] | None) -> dict[str, Any]:
+    stated = planned.conventions() | {"search": course.precision}
+    stated |= {"stages": endured.stages} if len(endured.stages) > 1 else {}
+    return summary(planned.name, stated, endured.held, course.y, classes, endured.seconds)
+
+
+def searched_again(course: Course, planned: Planned, endured: Endured) -> tuple[Endured, dict[str, str]]:
+    """Attack the first batch of those that withstood a bf16 search once more, searching with the model itself."""
+    sample = torch.zeros_like(endured.held)
+    for indices in batches(endured.held, course.batch_size)[:1]:
+        sample[indices] = True
+    exact = replace(course, search=course.model)
+    again = exact.endure(replace(planned, name=f"{planned.name} float32", label=f"{planned.label} float32"), sample)
+    fell = int((sample & ~again.held).sum())
+    told = {
+        "name": f"bf16 search of {planned.label}",
+        "verdict": "warn" if fell else "pass",
+        "detail": f"{fell} of {int(sample.sum())} images that it left standing fell to the same attack in float32; "
+        "read the accuracy as an upper bound",
+    }
+    held = endured.held & ~(sample & ~again.held)
+    return replace(endured, held=held, inside=endured.inside and again.inside), told
+
+
+def recheck(inside: bool) -> dict[str, str]:
+    passed = "every adversarial image lies in the ball and in [0, 1]; its prediction was taken again in float32"
+    warned = "some adversarial images left the ball or [0, 1]; the robust accuracies do not count"
+    return {
+        "name": "adversarials re-checked",
+        "verdict": "pass" if inside else "warn",
+        "detail": passed if inside else warned,
+    }
+
+
+def described(planned: Planned) -> list[dict[str, Any]]:
+    return [{"stage": stage.name, **attack.describe()} for stage in planned.stages for attack in stage.attacks]
+
+
+@torch.no_grad()
+def count_classes(model: Model, x: Tensor, y: Tensor) -> int:
+    logits = model(x[:1])
+    check_labels(y[:1], logits)
+    return logits.shape[1]
+
+
+def digest(x: Tensor, y: Tensor) -> str:
+    """SHA-256 of the images and labels as float32 and int64."""
+    found = hashlib.sha256(f"{list(x.shape)}\n".encode())
+    for values in (x.cpu().numpy(), y.cpu().long().numpy()):
+        found.update(np.ascontiguousarray(values).data)
+    return found.hexdigest()
+
+
+def check_shape(x: Tensor, y: Tensor) -> None:
+    if y.shape != x.shape[:1] or y.is_floating_point() or y.dtype == torch.bool:
+        raise Refusal(f"labels {list(y.shape)} {y.dtype} given for {len(x)} images; allowed: one integer for each")

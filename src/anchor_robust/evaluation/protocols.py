@@ -1,0 +1,124 @@
+"""Attacks by the names of `--attacks`: the sequence of stages that each name stands for."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from ..attacks import APGD, PGD, Attack, Square, Stage, fgsm, stages
+from ..errors import Refusal
+from ..lookup import nearest
+from ..threat import Ball
+from . import reference
+
+PAPER_EPS = 0.031
+Engine = Literal["anchor", "reference"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A named evaluation.
+
+    Attributes:
+        label: What tables call it, for a ball.
+        stages: The attacks, for a ball and a number of classes, one after another. Each works on the images that the
+            ones before left standing, so that an image's worst case is over all of them.
+        engine: Whose attacks they are.
+    """
+
+    label: Callable[[Ball], str]
+    stages: Callable[[Ball, int], Sequence[Stage]]
+    engine: str = "anchor"
+
+
+def single(label: str, build: Callable[[Ball], Attack]) -> Protocol:
+    """A protocol of one attack."""
+    return Protocol(lambda ball: label, lambda ball, classes: alone(build(ball)))
+
+
+def alone(attack: Attack) -> tuple[Stage]:
+    return (Stage(type(attack).__name__.lower(), (attack,)),)
+
+
+def quarter_label(ball: Ball) -> str:
+    return "PGD-20 (2/255)" if (ball.norm, ball.eps) == ("linf", 8 / 255) else "PGD-20 (eps/4)"
+
+
+def quarter(ball: Ball) -> PGD:
+    return PGD(ball, steps=20, step_size=ball.eps / 4)
+
+
+def pgd20(ball: Ball, steps: int = 20) -> PGD:
+    """TRADES: 20 steps of 0.003 at eps 0.031 from a uniform start; at another eps the step keeps its share of eps."""
+    return PGD(ball, steps=steps, step_size=0.003 * ball.eps / PAPER_EPS)
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "fgsm": single("FGSM", fgsm),
+    "pgd20": single("PGD-20", pgd20),
+    # AWP, AdvCL: 20 steps of 2/255 at 8/255, a quarter of eps.
+    "pgd20-2-255": Protocol(quarter_label, lambda ball, classes: alone(quarter(ball))),
+    "pgd100": single("PGD-100 (10 restarts)", lambda ball: PGD(ball, steps=100, step_size=ball.eps / 4, restarts=10)),
+    "apgd-ce": single("APGD-CE", APGD),
+    "square": single("Square", Square),
+    "autoattack-preview": Protocol(
+        lambda ball: "AutoAttack (preview)", lambda ball, classes: stages(ball, "preview", classes)
+    ),
+    "autoattack": Protocol(lambda ball: "AutoAttack", lambda ball, classes: stages(ball, "standard", classes)),
+}
+# The authors' own code, which stands in for ours where it is asked for.
+REFERENCE: dict[str, Protocol] = {
+    "autoattack": Protocol(lambda ball: "AutoAttack", reference.standard, reference.NAME),
+    "autoattack-preview": Protocol(lambda ball: "AutoAttack (preview)", reference.preview, reference.NAME),
+}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One entry of the results to come: `name` in files, `label` in tables."""
+
+    name: str
+    label: str
+    stages: Sequence[Stage]
+    engine: str = "anchor"
+
+    def conventions(self) -> dict[str, Any]:
+        """The settings on which all stages agree, None where they differ, and each stage's own where there are more."""
+        told = [stage.describe() for stage in self.stages]
+        common = {
+            key: value if all(each.get(key) == value for each in told) else None for key, value in told[0].items()
+        }
+        return {"label": self.label, **common, "engine": self.engine}
+
+
+def plan(attacks: Iterable[str | Attack], ball: Ball, classes: int, engine: Engine = "anchor") -> list[Planned]:
+    """What to run for names of `PROTOCOLS` and for attacks of the caller's own, each once, clean left out."""
+    planned: dict[str, Planned] = {}
+    protocols = PROTOCOLS | REFERENCE if engine == "reference" else PROTOCOLS
+    for attack in dict.fromkeys(attacks):
+        if isinstance(attack, Attack):
+            name = free(type(attack).__name__.lower(), planned)
+            planned[name] = Planned(name, type(attack).__name__ + name[len(type(attack).__name__) :], alone(attack))
+        elif attack != "clean":
+            protocol = protocols[attack]
+            planned[attack] = Planned(attack, protocol.label(ball), protocol.stages(ball, classes), protocol.engine)
+    return list(planned.values())
+
+
+def free(name: str, taken: Iterable[str]) -> str:
+    """`name`, or `name-2`, `name-3`, ... if it is taken."""
+    number = sum(other == name or other.startswith(f"{name}-") for other in taken)
+    return f"{name}-{number + 1}" if number else name
+
+
+def known_attacks(attacks: Iterable[str | Attack], engine: Engine = "anchor") -> None:
+    """Refuse names that mean nothing, and an engine that changes nothing."""
+    if engine not in get_args(Engine):
+        raise Refusal(f"engine {engine!r} given; allowed: {', '.join(get_args(Engine))}")
+    names = [attack for attack in attacks if isinstance(attack, str)]
+    for name in names:
+        if name != "clean" and name not in PROTOCOLS:
+            raise Refusal(f"attack {name!r} is unknown{nearest(name, ['clean', *PROTOCOLS])}")
+    if engine == "reference" and not set(names) & set(REFERENCE):
+        raise Refusal(
+            f"--engine reference given; it runs {' and '.join(REFERENCE)} alone; add one of them to --attacks"
+        )

@@ -1,0 +1,88 @@
+"""An evaluation that outlives a kill: what was finished is looked up, what was not is computed."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import runs
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One batch of one stage: the images' outcomes (predicted class, or 1 where the model held)."""
+
+    outcomes: list[int]
+    inside: bool
+    seconds: float
+
+
+class Ledger:
+    """The finished units of one evaluation, kept beside its record until that is written.
+
+    `identity` is what determines outcomes beside the arguments of the evaluation: weights, hardware, versions. The file
+    holds a JSON line for all that determines the outcomes, then one per unit, written as the unit ends. Its name holds
+    a digest of the first: the same evaluation finds it again, any other starts anew in a file of its own.
+    """
+
+    def __init__(
+        self,
+        record: Path | None = None,
+        identity: Mapping[str, Any] | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.record = record
+        self.say = say
+        self.identity = dict(identity or {})
+        self.path: Path | None = None
+        self.units: dict[str, Unit] = {}
+
+    def open(self, **asked: Any) -> None:
+        """Look up what the evaluation with these settings has finished."""
+        self.units = {}
+        if self.record is None:
+            return
+        first = json.dumps({**asked, **self.identity}, sort_keys=True)
+        key = hashlib.sha256(first.encode()).hexdigest()[:12]
+        self.path = self.record.with_name(f"{self.record.stem}.partial-{key}.jsonl")
+        kept = whole_lines(self.path)
+        if kept[:1] != [first]:
+            kept = [first]
+        for each in map(json.loads, kept[1:]):
+            name = each.pop("unit")
+            self.units[name] = Unit(**each)
+        if self.units:
+            self.say(f"going on after {len(self.units)} finished batches, from {self.path}")
+        # Written anew, because a kill may have cut the last line short.
+        runs.write_text(self.path, "".join(f"{line}\n" for line in kept))
+
+    def unit(self, name: str, compute: Callable[[], tuple[list[int], bool]]) -> Unit:
+        """The unit `name` as it was finished before, or computed and written down."""
+        if name not in self.units:
+            started = time.perf_counter()
+            outcomes, inside = compute()
+            self.units[name] = Unit(outcomes, inside, time.perf_counter() - started)
+            if self.path:
+                self.append(self.path, {"unit": name, **asdict(self.units[name])})
+        return self.units[name]
+
+    def append(self, path: Path, line: Mapping[str, Any]) -> None:
+        with runs.writing(path), path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line) + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+
+    def close(self) -> None:
+        """The record is written: nothing has to be resumed any more."""
+        if self.path:
+            self.path.unlink(missing_ok=True)
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file, none if there is no file; a last one that a kill cut short is left out."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [line.removesuffix("\n") for line in text.splitlines(keepends=True) if line.endswith("\n")]

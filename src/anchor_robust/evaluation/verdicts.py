@@ -1,0 +1,92 @@
+"""The model's verdict on images, clean and attacked, in float32."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..attacks import Attack
+from ..errors import Refusal
+
+Model = Callable[[Tensor], Tensor]
+Advance = Callable[[int], None]
+
+
+@torch.no_grad()
+def predict(model: Model, x: Tensor, y: Tensor, batch_size: int, advance: Advance) -> Tensor:
+    """Predicted classes [n], on the CPU; labels y are only checked against the number of logits."""
+    predictions = []
+    for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        logits = model(images)
+        check_labels(labels, logits)
+        predictions.append(logits.argmax(1).cpu())
+        advance(len(images))
+    return torch.cat(predictions)
+
+
+def attacked(
+    model: Model, attack: Attack, x: Tensor, y: Tensor, generator: torch.Generator, search: Model | None = None
+) -> tuple[Tensor, bool]:
+    """Which of the images `model` still classifies rightly under `attack`: bool [n], on the CPU.
+
+    The attack may look for its adversarials on `search`, a faster form of the same model; the verdict is `model`'s.
+    Returns also whether every adversarial lies in the ball and in [0, 1].
+    """
+    adversarial = attack(search or model, x, y, generator=generator)
+    contained = bool(attack.ball.contains(adversarial, x).all())
+    with torch.no_grad():
+        return (model(adversarial).argmax(1) == y).cpu(), contained
+
+
+def withstand(
+    model: Model,
+    attack: Attack,
+    x: Tensor,
+    y: Tensor,
+    standing: Tensor,
+    generator: torch.Generator,
+    batch_size: int,
+    advance: Advance,
+    search: Model | None = None,
+) -> tuple[Tensor, bool]:
+    """`attacked` over the images that are `standing` [n], in batches; the others count as fallen."""
+    held, contained = torch.zeros_like(standing), True
+    for indices in batches(standing, batch_size):
+        images, labels = x[indices.to(x.device)], y[indices.to(y.device)]
+        held[indices], inside = attacked(model, attack, images, labels, generator, search)
+        contained &= inside
+        advance(len(indices))
+    return held, contained
+
+
+def batches(standing: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """The places of the images that are `standing` [n], in full batches but for the last."""
+    return standing.nonzero().flatten().split(batch_size) if standing.any() else ()
+
+
+def check_labels(labels: Tensor, logits: Tensor) -> None:
+    if logits.ndim != 2 or len(logits) != len(labels):
+        raise Refusal(
+            f"the model gave logits of shape {list(logits.shape)} for {len(labels)} images; allowed: [n, classes]"
+        )
+    wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
+    if len(wrong):
+        raise Refusal(
+            f"label {int(wrong[0])} given; allowed: 0 to {logits.shape[1] - 1}, the model's {logits.shape[1]} classes"
+        )
+
+
+@contextmanager
+def evaluating(model: Model, device: torch.device) -> Iterator[None]:
+    """Evaluation mode for a module and all inside it, without autocast; every module's own mode is put back."""
+    modes = {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
+    for module in modes:
+        module.training = False
+    try:
+        # TF32, which cuDNN's convolutions use unasked, keeps 10 of float32's 23 bits.
+        with torch.autocast(device.type, enabled=False), torch.backends.cudnn.flags(allow_tf32=False):
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,44 @@
+"""An evaluation read back from its files, and what can be asked of it."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import runs
+from ..errors import Refusal
+from .table import Record, interval
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The record at `path` and the outcome of every image from the file beside it.
+
+    Raises Refusal where one is missing or broken, and where they are of two evaluations.
+    """
+    record = runs.read_json(path)
+    # Records from before the digest do not name their outcomes; those lie under the usual name.
+    named = record.get("outcomes", {"file": runs.OUTCOMES if path.name == runs.EVALUATION else f"{path.stem}.npz"})
+    arrays = path.with_name(named["file"])
+    try:
+        digest = hashlib.sha256(arrays.read_bytes()).hexdigest()
+        if digest != named.get("sha256", digest):
+            raise Refusal(f"{arrays} does not belong to {path}, a write was interrupted; evaluate again")
+        with np.load(arrays) as outcomes:
+            return record, dict(outcomes)
+    except (OSError, ValueError) as error:
+        if isinstance(error, Refusal):
+            raise
+        raise Refusal(f"{arrays} cannot be read ({error}); evaluate again") from error
+
+
+def refuted(record: Record, claim: float, attack: str | None = None) -> str | None:
+    """Why the claim that accuracy under `attack` (the last one measured if None) is at least `claim` cannot stand.
+
+    It falls if the whole 95 % interval lies below it; None if it does not.
+    """
+    result = next((each for each in record["results"] if each["attack"] == attack), record["results"][-1])
+    if result["interval"][1] >= claim:
+        return None
+    measured = f"{100 * result['accuracy']:.2f} % {interval(result)} on {result['images']:,} images"
+    return f"the claim of {100 * claim:.2f} % under {result['label']} does not hold: measured {measured}"
