@@ -394,7 +394,7 @@ def test_wrong_settings_are_refused_by_name(wrong) -> None:
     assert "\n" not in str(refusal.value)
 
 
-# --- the search of TRADES ----------------------------------------------------------------------------------------------
+# --- the search of TRADES ---------------------------------------------------------------------------------------------
 
 
 def test_kl_climbs_away_from_the_clean_prediction_whatever_the_label() -> None:

@@ -19,7 +19,6 @@ HEADER = {
     "data": "digits",
     "recipe": "",
 }
-NO_NORMALISATION = ([0.0], [1.0])
 
 
 def classifier() -> Classifier:
@@ -51,22 +50,32 @@ def test_plain_state_dicts_load(tmp_path: Path, nesting: str | None) -> None:
     network = classifier()
     tensors = {f"module.{name}": tensor for name, tensor in network.backbone.state_dict().items()}
     torch.save({nesting: tensors, "epoch": 3} if nesting else tensors, tmp_path / "plain.pt")
-    settings = ("resnet8", 3, (1, 8, 8), ([0.3], [0.2]))
-    with pytest.raises(Refusal, match="another architecture"):  # width 16, the default
-        checkpoint.load_foreign(tmp_path / "plain.pt", *settings)
+    wide = backbone("resnet8", 3, (1, 8, 8))  # width 16, the default
+    with pytest.raises(Refusal, match="another architecture"):
+        checkpoint.fill(wide, checkpoint.read_tensors(tmp_path / "plain.pt"), "plain.pt")
     narrow = backbone("resnet8", 3, (1, 8, 8), {"width": 4})
     checkpoint.fill(narrow, checkpoint.read_state_dict(tmp_path / "plain.pt"), "plain.pt")
     assert torch.equal(logits(LogitsOnly(Classifier(narrow, [0.3], [0.2]).eval())), logits(LogitsOnly(network)))
 
 
-def test_the_normalisation_given_is_the_one_used(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    network = backbone("resnet8", 3, (1, 8, 8))
-    torch.save(network.state_dict(), tmp_path / "plain.pt")
-    loaded = checkpoint.load_foreign(tmp_path / "plain.pt", "resnet8", 3, (1, 8, 8), ([0.5], [0.25]))
-    network.eval()
-    x = torch.linspace(0, 1, 2 * 64).view(2, 1, 8, 8)
-    torch.testing.assert_close(loaded(x), network((x - 0.5) / 0.25))
+@pytest.mark.parametrize(
+    "wrapped", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}", "net.model.{}", "{}"]
+)
+def test_what_wrappers_put_before_names_is_dropped(wrapped: str) -> None:
+    plain = classifier().backbone.state_dict()
+    given = {wrapped.format(name): tensor for name, tensor in plain.items()}
+    unwrapped = checkpoint.unwrapped(given, plain)
+    assert unwrapped.keys() == plain.keys()
+    assert all(torch.equal(unwrapped[name], plain[name]) for name in plain)
+
+
+def test_only_what_stands_before_all_names_is_dropped() -> None:
+    one = torch.zeros(1)
+    module = {"module.weight": one, "module.bias": one}
+    assert checkpoint.unwrapped(module, {"module.weight", "module.bias"}) == module, "a part may bear that name"
+    assert checkpoint.unwrapped({"a.weight": one, "b.weight": one}, {"weight"}).keys() == {"a.weight", "b.weight"}
+    assert checkpoint.unwrapped({"block.0._orig_mod.weight": one}, {"block.0.weight"}).keys() == {"block.0.weight"}
+    assert checkpoint.unwrapped({"alone": one}, {"weight"}).keys() == {"alone"}
 
 
 def test_what_differs_is_named(tmp_path: Path) -> None:
@@ -90,8 +99,17 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     torch.save({"state_dict": Evil()}, tmp_path / "evil-zip.pt")
     for name in ("evil.pt", "evil-zip.pt"):
         with pytest.raises(Refusal, match=r"state_dict|cannot be read"):
-            checkpoint.load_foreign(tmp_path / name, "resnet8", 3, (1, 8, 8), NO_NORMALISATION)
+            checkpoint.read_tensors(tmp_path / name)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_pickled_model_is_refused_with_its_class_and_the_way_out(tmp_path: Path) -> None:
+    torch.save(classifier(), tmp_path / "whole.pt")
+    with pytest.raises(
+        Refusal, match=r"a anchor_robust\.models\.classifier\.Classifier.*torch\.save the state_dict"
+    ) as told:
+        checkpoint.read_tensors(tmp_path / "whole.pt")
+    assert "\n" not in str(told.value)
 
 
 def test_a_weights_header_cannot_run_code(tmp_path: Path) -> None:
@@ -120,7 +138,7 @@ def test_truncated_files_are_refused(tmp_path: Path, name: str) -> None:
         checkpoint.save_weights(path, classifier(), HEADER)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(Refusal, match="cannot be read"):
-        checkpoint.load_foreign(path, "resnet8", 3, (1, 8, 8), NO_NORMALISATION)
+        checkpoint.read_tensors(path)
 
 
 def test_a_state_without_resumable_content_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 import io
 import json
 import pickle
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise Refusal(
-            f"{path} holds more than tensors and could run code when loaded; save its state_dict() alone and give that"
+            f"{path} holds {more_than_tensors(error)} and could run code when loaded; if you trust it, read it with "
+            "torch.load(FILE, weights_only=False), torch.save the state_dict() of its model alone, and give that"
         ) from error
     except Exception as error:  # a broken file can fail anywhere in the reader
         raise Refusal(f"checkpoint {path} cannot be read ({one_line(error)}); is the file complete?") from error
@@ -96,12 +98,34 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         content = nested
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise Refusal(f"{path} is no state dict; it must hold tensors by parameter name")
-    return {name.removeprefix("module.").removeprefix("_orig_mod."): tensor for name, tensor in content.items()}
+    return dict(content)
+
+
+def more_than_tensors(error: pickle.UnpicklingError) -> str:
+    """What PyTorch's safe reader would not build, such as a whole model or the arguments of a script."""
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f"a {named[1]}" if named else "more than tensors"
+
+
+def unwrapped(tensors: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
+    """The tensors by the names of the network itself.
+
+    DataParallel puts `module.` before all of them, a Lightning module the name of its field, torch.compile `_orig_mod.`
+    before those that it compiled. A part is dropped only while no name is as expected and all of them begin with it.
+    """
+    bare = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
+    while bare and not any(name in expected for name in bare):
+        first, rest = next(iter(bare)).partition(".")[::2]
+        if not rest or not all(name.startswith(f"{first}.") for name in bare):
+            break
+        bare = {name.removeprefix(f"{first}."): tensor for name, tensor in bare.items()}
+    return bare
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
     """Load tensors into a network, or name what differs."""
     expected = network.state_dict()
+    tensors = unwrapped(tensors, expected)
     missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in tensors if name not in expected]
     shapes = [
@@ -157,19 +181,9 @@ def load_with_header(source: str | Path, model: str | None = None) -> tuple[Logi
     return LogitsOnly(network).eval(), header
 
 
-def load_foreign(
-    source: str | Path,
-    model: str,
-    classes: int,
-    shape: tuple[int, int, int],
-    normalisation: tuple[Sequence[float], Sequence[float]],
-) -> LogitsOnly:
-    """A plain state dict of the architecture `model`, whose training normalised pixels with (mean, std)."""
-    path = weights_file(source)
-    tensors = read_weights(path)[1] if path.suffix == ".safetensors" else read_state_dict(path)
-    network = backbone(model, classes, shape)
-    fill(network, tensors, path)
-    return LogitsOnly(Classifier(network, *normalisation)).eval()
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict, in safetensors or in PyTorch's own format."""
+    return read_weights(path)[1] if path.suffix == ".safetensors" else read_state_dict(path)
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:

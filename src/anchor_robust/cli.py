@@ -72,7 +72,12 @@ def parser() -> Parser:
     sub.epilog = "anchor recipes NAME prints the settings of a recipe and what each one means."
 
     sub = add("evaluate", evaluate, "measure clean and robust accuracy on the test images")
-    sub.add_argument("source", metavar="RUN|WEIGHTS", help="run directory, .safetensors file or PyTorch state dict")
+    sub.add_argument(
+        "source",
+        metavar="RUN|MODEL",
+        nargs="?",
+        help="run directory, .safetensors, state dict, TorchScript, torch.export program or Hugging Face folder",
+    )
     sub.add_argument(
         "--attacks",
         default="clean,pgd20",
@@ -97,10 +102,18 @@ def parser() -> Parser:
     sub.add_argument("--seed", type=int, default=0, help="seed of the attacks' random starts (default: 0)")
     sub.add_argument("--out", type=Path, metavar="FILE.json", help="where the record goes; a run keeps its own")
     sub.add_argument(
-        "--model", help="architecture of a plain state dict: resnet8, resnet18, preact-resnet18, your.module.Class"
+        "--model",
+        help="what a state dict fills: resnet8, resnet18, preact-resnet18, your.module.Class; or a factory of a whole "
+        "model, your.module:factory; torch.export to trust such a program",
     )
-    sub.add_argument("--data", help="data set: cifar10, digits; the run's own if not given")
-    sub.add_argument("--normalize", help="what a plain state dict was trained with: none, cifar10 or MEAN,..:STD,..")
+    sub.add_argument("--model-args", metavar="NAME=VALUE,..", help="arguments of --model, such as width=32,depth=4")
+    sub.add_argument(
+        "--data", help="cifar10, digits or a FILE.npz of images x and labels y; the run's own if not given"
+    )
+    sub.add_argument(
+        "--normalize",
+        help="before the model: none (it takes pixels in [0, 1]), cifar10 or MEAN,..:STD,..; never guessed",
+    )
     add_data_dir(sub)
 
     sub = add("recipes", recipes, "list the built-in recipes and what they promise")
@@ -171,6 +184,7 @@ def evaluate(asked: argparse.Namespace) -> int:
         curves=curves,
         out=asked.out,
         model=asked.model,
+        model_args=asked.model_args,
         dataset=asked.data,
         normalize=asked.normalize,
         data_dir=asked.data_dir,

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import operator
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
@@ -27,12 +28,12 @@ def named(what: str, name: str, allowed: Mapping[str, Thing]) -> Thing:
 
 
 def named_or_imported(what: str, name: str, built_in: Mapping[str, Any]) -> Any:
-    """`built_in[name]`, or the user's own from `package.module.Class`."""
-    module, _, attribute = name.rpartition(".")
+    """`built_in[name]`, or the user's own from `package.module.Class` or `package.module:Class.method`."""
+    module, _, attribute = name.partition(":") if ":" in name else name.rpartition(".")
     if name in built_in or not module:
         return named(f"{what} (built in, or your own as package.module.Class)", name, built_in)
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return operator.attrgetter(attribute)(importlib.import_module(module))
     except Exception as error:  # a module of the user's can fail in any way
         raise Refusal(
             f"{what} {name!r} cannot be imported ({one_line(error)}); is its folder on PYTHONPATH?"

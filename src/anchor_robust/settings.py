@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import docstring_parser
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from .errors import Refusal, one_line
 from .lookup import nearest
 
+OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
 FRACTION = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
 
 
@@ -52,6 +54,28 @@ def known(where: str, mapping: Mapping[str, Any], allowed: Sequence[str]) -> Non
         if key not in allowed:
             full = f"{where}.{key}" if where else str(key)
             raise Refusal(f"setting {full} is unknown{nearest(str(key), allowed)}")
+
+
+def keywords(text: str) -> dict[str, Any]:
+    """'width=32,blocks=[2, 2]' as typed arguments: each value as YAML writes it."""
+    found: dict[str, Any] = {}
+    for part in OUTSIDE_BRACKETS.split(text) if text.strip() else ():
+        key, _, value = part.strip().partition("=")
+        if not key.isidentifier() or not value or key in found:
+            raise Refusal(f"arguments {text!r} given; allowed: name=value,name=value, each name once")
+        found[key] = one_value(key, value)
+    return found
+
+
+def one_value(key: str, text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise Refusal(f"{key}={text} given; allowed: a value as YAML writes it, such as 3 or [a, b]") from error
+    try:
+        return float(value) if value == text else value  # YAML takes 1e-3 for a word
+    except ValueError:
+        return value
 
 
 def fraction(value: Any) -> Any:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..lookup import named
+from .arrays import arrays
 from .cifar import cifar10
 from .corruptions import CORRUPTIONS, corrupt
 from .digits import digits
@@ -21,7 +22,7 @@ def load(name: str, split: Literal["train", "test"], data_dir: str | Path | None
     """The `split` of data set `name`.
 
     Args:
-        name: One of `NAMES`.
+        name: One of `NAMES`, or for the test split an .npz file of the user's own (see `arrays`).
         split: "train" or "test"; a validation split is cut from the training data with `hold_out`.
         data_dir: Folder that holds the data set; None means what ANCHOR_DATA names, or else to fetch it.
 
@@ -29,4 +30,6 @@ def load(name: str, split: Literal["train", "test"], data_dir: str | Path | None
         Refusal: an unknown name or split, or data that is missing, truncated or corrupt.
     """
     named("split", split, dict.fromkeys(SPLITS))
+    if split == "test" and name.endswith(".npz"):
+        return arrays(name)
     return named("data set", name, READERS)(split, data_dir)

@@ -21,7 +21,7 @@ BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "preact-resnet18": preact_resnet18,
 }
 
-__all__ = ["BUILT_IN", "Classifier", "Folded", "LogitsOnly", "WithHead", "backbone", "factory"]
+__all__ = ["BUILT_IN", "Classifier", "Folded", "LogitsOnly", "WithHead", "backbone", "factory", "made"]
 
 
 def factory(name: str) -> Callable[..., nn.Module]:
@@ -32,6 +32,19 @@ def factory(name: str) -> Callable[..., nn.Module]:
     return make
 
 
+def made(name: str, classes: int, channels: int, settings: Mapping[str, Any]) -> Any:
+    """What `name` builds with `settings`, and with `classes` and `channels` where its signature names them."""
+    make = factory(name)
+    offered = {"classes": classes, "channels": channels}
+    try:
+        parameters = inspect.signature(make).parameters
+        asked = {key: value for key, value in offered.items() if key in parameters} | dict(settings)
+        return make(**asked)
+    except Exception as error:  # what a user's class refuses is the user's to mend
+        told = f"({type(error).__name__}: {one_line(error)})"
+        raise Refusal(f"model {name!r} cannot be built with {dict(settings)} {told}; change its settings") from error
+
+
 def backbone(
     name: str, classes: int, image_shape: tuple[int, int, int], settings: Mapping[str, Any] | None = None
 ) -> nn.Module:
@@ -40,16 +53,7 @@ def backbone(
     A class of the user's gets `classes` and `channels` where its signature names them, and may simply map images to
     features [n d]: the linear head is then added here.
     """
-    make = factory(name)
-    parameters = inspect.signature(make).parameters
-    offered = {"classes": classes, "channels": image_shape[0]}
-    asked = {key: value for key, value in offered.items() if key in parameters} | dict(settings or {})
-    try:
-        network = make(**asked)
-    except Exception as error:  # what a user's class refuses is the user's to mend
-        raise Refusal(
-            f"model {name!r} cannot be built with {asked} ({one_line(error)}); change its settings"
-        ) from error
+    network = made(name, classes, image_shape[0], settings or {})
     if not isinstance(network, nn.Module):
         raise Refusal(f"model {name!r} built a {type(network).__name__}; it must build a torch.nn.Module")
     linear = getattr(network, "linear", None)

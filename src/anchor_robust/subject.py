@@ -1,0 +1,214 @@
+"""From what the user names to a model under test, its images and its ball; nothing about a model is guessed."""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from . import checkpoint, data, formats, models, runs
+from .data import ImageSet
+from .errors import Refusal
+from .evaluation import PAPER_EPS
+from .formats import exported, huggingface, torchscript, trial
+from .settings import keywords
+from .threat import Ball
+
+# Deviations of all training pixels; (.2023, .1994, .2010), which many repositories copy, are those of image means.
+NORMALISATIONS = {"cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))}
+IDENTITY = ((0.0,), (1.0,))
+TRIED = 8  # images that a foreign model is tried on before it is measured
+
+
+@dataclass(frozen=True)
+class Named:
+    """The user's words: where the model is, and what it does not say of itself; None where nothing is said.
+
+    The options of `anchor evaluate` go by the same names.
+    """
+
+    source: str | None
+    model: str | None = None
+    model_args: str | None = None
+    data: str | None = None
+    normalize: str | None = None
+    data_dir: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.source or self.model)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model under test, from pixels in [0, 1] to logits, what is known of it, and the test images it belongs to.
+
+    `run` is the run directory that the model comes from, if it comes from one; `note` is what its user should know.
+    """
+
+    model: nn.Module
+    about: dict[str, Any]
+    images: ImageSet
+    ball: Ball
+    run: Path | None = None
+    note: str = ""
+
+
+class Normalised(nn.Module):
+    """(x - mean) / std, then `network`: any module or function from such pixels to logits."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Callable[[Tensor], Tensor], mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network((x - self.mean) / self.std)
+
+
+def under_test(named: Named, device: torch.device) -> Subject:
+    """The subject that `named` means, with its model in evaluation mode and on `device`.
+
+    A foreign model is tried on a few images first. Raises Refusal where something is missing, where things do not fit
+    together, and where code would be run that the user has not named.
+    """
+    if named.source is None and named.model is None:
+        raise Refusal("no model given; allowed: a run, a file or folder of weights, or --model your.module:factory")
+    if named.source is None or huggingface.is_folder(Path(named.source)):
+        return foreign(named, device)
+    if Path(named.source).is_dir() and not (Path(named.source) / runs.WEIGHTS).is_file():
+        told = f"{runs.WEIGHTS} of a run, nor {huggingface.CONFIG} of a Hugging Face model"
+        raise Refusal(f"{named.source} holds neither {told}; give the folder of one of them, or a file")
+    return own(named, named.source, device) if checkpoint.has_header(named.source) else foreign(named, device)
+
+
+def own(named: Named, source: str, device: torch.device) -> Subject:
+    """A model that carries its architecture, its data set and its threat model with it."""
+    for option, value in (("--normalize", named.normalize), ("--model-args", named.model_args)):
+        if value is not None:
+            raise Refusal(f"{option} {value} given, but {source} carries that with it; leave it out")
+    model, header = checkpoint.load_with_header(source, named.model)
+    if named.model not in (None, header["model"]["name"]):
+        raise Refusal(
+            f"--model {named.model} given, but {source} says that it is {header['model']['name']}; leave it out"
+        )
+    images = data.load(named.data or header["data"], "test", named.data_dir)
+    if list(images.classes) != header["classes"]:
+        raise Refusal(f"{source} was trained on the classes of {header['data']}, not on those of {images.name}")
+    recipe = yaml.safe_load(header["recipe"])
+    ball = Ball(recipe["threat"]["norm"], recipe["threat"]["eps"])
+    about = {"source": source, "recipe": recipe["name"], **header["model"], **digest(source)}
+    return Subject(model.to(device), about, images, ball, Path(source) if Path(source).is_dir() else None)
+
+
+def foreign(named: Named, device: torch.device) -> Subject:
+    """A model of any other origin, of which the user has to say what its file does not."""
+    form = formats.recognise(Path(named.source)) if named.source else "factory"
+    check_said(named, form)
+    images = data.load(str(named.data), "test", named.data_dir)
+    shape = (images.images.shape[1], images.images.shape[2], images.images.shape[3])
+    given = None if named.normalize is None else normalisation(named.normalize, shape[0])
+    network, about = read(named, form, images, shape, device)
+    if given and "mean" in about:
+        raise Refusal(f"--normalize {named.normalize} given, but {named} carries that with it; leave it out")
+    if not given and "mean" not in about:
+        raise Refusal(f"{named} holds no normalisation; give it with --normalize: {allowed(shape[0])}")
+    note = f"pixels are prepared as {huggingface.PREPROCESSOR} says: {steps(about)}" if "mean" in about else ""
+    if given:
+        about |= {"mean": list(given[0]), "std": list(given[1])}
+    # Where the network applies what its files told, nothing is left to do before it.
+    model = Normalised(network, *(given or IDENTITY)).to(device).eval()
+    x = images.first(TRIED).to(device).pixels(slice(None))
+    trial.check_logits(model, x, len(images.classes), str(named))
+    if form in formats.PROGRAMS:
+        trial.check_steady(model, x, str(named))
+    about = {"source": str(named), "format": form, **about, **(digest(named.source) if named.source else {})}
+    return Subject(model, about, images, Ball("linf", PAPER_EPS), note=note)
+
+
+def steps(about: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in about.items() if key != "name" and value is not None)
+
+
+def check_said(named: Named, form: str) -> None:
+    """Refuse, all at once, what the user has left out though a model of this form does not say it."""
+    needed = {"--data": named.data}
+    if form in ("state dict", "factory"):
+        needed = {"--model": named.model} | needed
+    elif named.model_args or (named.model and form != "torch.export"):
+        word = "--model-args" if named.model_args else f"--model {named.model}"
+        raise Refusal(f"{word} given, but {named} is a whole {form} model; leave it out")
+    if form != "Hugging Face":
+        needed["--normalize"] = named.normalize
+    lacking = [option for option, value in needed.items() if value is None]
+    if lacking:
+        raise Refusal(f"{named} ({form}) does not say all; give {' and '.join(lacking)}: nothing is guessed")
+
+
+def read(
+    named: Named, form: str, images: ImageSet, shape: tuple[int, int, int], device: torch.device
+) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+    """The network, and what is known of it; with mean and std if its files told them and the network applies them."""
+    path = Path(str(named.source))
+    if form == "TorchScript":
+        return torchscript.load(path, device), {}
+    if form == "torch.export":
+        return exported.load(path, device, named.model)
+    if form == "Hugging Face":
+        return huggingface.load(path, images.classes, shape)
+    settings = keywords(named.model_args or "")
+    network = models.made(str(named.model), len(images.classes), shape[0], settings)
+    if not callable(network) or (form == "state dict" and not isinstance(network, nn.Module)):
+        needed = (
+            "a torch.nn.Module" if form == "state dict" else "a torch.nn.Module, or a function from pixels to logits"
+        )
+        raise Refusal(f"model {named.model!r} built a {type(network).__name__}; it must build {needed}")
+    if form == "state dict":
+        checkpoint.fill(network, checkpoint.read_tensors(path), path)
+    return network, {"name": named.model, "settings": settings}
+
+
+def normalisation(text: str, channels: int) -> tuple[Sequence[float], Sequence[float]]:
+    """'none', a data set's name, or 'mean,mean,mean:std,std,std' with pixels in [0, 1]."""
+    if text == "none":
+        return [0.0] * channels, [1.0] * channels
+    try:
+        given = NORMALISATIONS.get(text) or [[float(v) for v in part.split(",")] for part in text.split(":")]
+        mean, std = given
+    except ValueError:
+        mean, std = [], []
+    if (
+        len(mean) != channels
+        or len(std) != channels
+        or not all(map(math.isfinite, mean))
+        or not all(0 < value < math.inf for value in std)
+    ):
+        raise Refusal(f"--normalize {text} given; allowed: {allowed(channels)}")
+    return mean, std
+
+
+def allowed(channels: int) -> str:
+    numbers = {1: "0.5:0.25", 3: "0.5,0.5,0.5:0.25,0.25,0.25"}.get(channels, "MEAN,..:STD,..")
+    return (
+        f"none (the model takes pixels in [0, 1]), cifar10, or {channels} means:{channels} deviations such as {numbers}"
+    )
+
+
+def digest(source: str) -> dict[str, str]:
+    """SHA-256 of the weights: of a file as it is, of a folder's weight files one after the other."""
+    path = Path(source)
+    files = [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as handle:
+            while block := handle.read(1 << 20):
+                total.update(block)
+    return {"sha256": total.hexdigest()}
