@@ -88,6 +88,15 @@ def parser() -> Parser:
     sub.add_argument("--normalize", help="what a plain state dict was trained with: none, cifar10 or MEAN,..:STD,..")
     add_data_dir(sub)
 
+    sub = add("embedding", embedding, "measure a run's embeddings: probes, spread, collapse, what an attack moves")
+    sub.add_argument("source", metavar="RUN|WEIGHTS", help="run directory or .safetensors file")
+    sub.add_argument("--limit", type=int, metavar="N", help="only the first N test and the first N training images")
+    sub.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the attack's random start (default: 0)")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="where the record goes; a run keeps its own")
+    sub.add_argument("--model", help="the weights' own class, your.module.Class, if you trust its code")
+    add_data_dir(sub)
+
     sub = add("recipes", recipes, "list the built-in recipes and what they promise")
     sub.add_argument("recipe", nargs="?", help="print this one whole, with what each setting means")
 
@@ -149,6 +158,24 @@ def evaluate(asked: argparse.Namespace) -> None:
         model=asked.model,
         dataset=asked.data,
         normalize=asked.normalize,
+        data_dir=asked.data_dir,
+        display=Display(),
+    )
+    show(record)
+
+
+def embedding(asked: argparse.Namespace) -> None:
+    from .display import Display
+    from .embedding import measure
+    from .report.embedding import show
+
+    record = measure(
+        asked.source,
+        limit=asked.limit,
+        batch_size=asked.batch_size,
+        seed=asked.seed,
+        out=asked.json,
+        model=asked.model,
         data_dir=asked.data_dir,
         display=Display(),
     )

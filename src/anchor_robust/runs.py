@@ -18,6 +18,7 @@ WEIGHTS = "weights.safetensors"
 LAST = "last.ckpt"
 EVALUATION = "evaluation.json"
 OUTCOMES = "outcomes.npz"
+EMBEDDING = "embedding.json"
 
 
 def check_free(run: Path) -> None:
