@@ -88,6 +88,14 @@ def parser() -> Parser:
     sub.add_argument("--normalize", help="what a plain state dict was trained with: none, cifar10 or MEAN,..:STD,..")
     add_data_dir(sub)
 
+    sub = add("second-stage", second_stage, "freeze a run's encoder and train a fresh linear head on it")
+    sub.add_argument("run", type=Path, metavar="RUN", help="run directory of anchor train")
+    sub.add_argument("--adversarial", action="store_true", help="train the head on attacked images, not on clean ones")
+    sub.add_argument("--epochs", type=int, default=10, help="passes over the training images (default: 10)")
+    sub.add_argument("--lr", type=float, default=0.1, help="peak learning rate (default: 0.1)")
+    sub.add_argument("--out", type=Path, help="new directory for the run; runs/NAME-clean-head or -adversarial-head")
+    add_data_dir(sub)
+
     sub = add("embedding", embedding, "measure a run's embeddings: probes, spread, collapse, what an attack moves")
     sub.add_argument("source", metavar="RUN|WEIGHTS", help="run directory or .safetensors file")
     sub.add_argument("--limit", type=int, metavar="N", help="only the first N test and the first N training images")
@@ -162,6 +170,25 @@ def evaluate(asked: argparse.Namespace) -> None:
         display=Display(),
     )
     show(record)
+
+
+def second_stage(asked: argparse.Namespace) -> None:
+    from .display import Display
+    from .report.table import compare, output
+    from .second_stage import start
+
+    run, records = start(
+        asked.run,
+        asked.out,
+        asked.data_dir,
+        Display(),
+        adversarial=asked.adversarial,
+        epochs=asked.epochs,
+        lr=asked.lr,
+    )
+    images = records[str(run)]["data"]["images"]
+    output().print(compare(records, f"before and after, on the {images:,} validation images that chose both"))
+    print(run)
 
 
 def embedding(asked: argparse.Namespace) -> None:
