@@ -116,6 +116,23 @@ def parser() -> Parser:
     )
     add_data_dir(sub)
 
+    sub = add("second-stage", second_stage, "freeze a run's encoder and train a fresh linear head on it")
+    sub.add_argument("run", type=Path, metavar="RUN", help="run directory of anchor train")
+    sub.add_argument("--adversarial", action="store_true", help="train the head on attacked images, not on clean ones")
+    sub.add_argument("--epochs", type=int, default=10, help="passes over the training images (default: 10)")
+    sub.add_argument("--lr", type=float, default=0.1, help="peak learning rate (default: 0.1)")
+    sub.add_argument("--out", type=Path, help="new directory for the run; runs/NAME-clean-head or -adversarial-head")
+    add_data_dir(sub)
+
+    sub = add("embedding", embedding, "measure a run's embeddings: probes, spread, collapse, what an attack moves")
+    sub.add_argument("source", metavar="RUN|WEIGHTS", help="run directory or .safetensors file")
+    sub.add_argument("--limit", type=int, metavar="N", help="only the first N test and the first N training images")
+    sub.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the attack's random start (default: 0)")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="where the record goes; a run keeps its own")
+    sub.add_argument("--model", help="the weights' own class, your.module.Class, if you trust its code")
+    add_data_dir(sub)
+
     sub = add("recipes", recipes, "list the built-in recipes and what they promise")
     sub.add_argument("recipe", nargs="?", help="print this one whole, with what each setting means")
 
@@ -199,6 +216,43 @@ def evaluate(asked: argparse.Namespace) -> int:
 
 def listed(words: str) -> list[str]:
     return [word.strip() for word in words.split(",") if word.strip()]
+
+
+def second_stage(asked: argparse.Namespace) -> None:
+    from .display import Display
+    from .report.table import compare, output
+    from .second_stage import start
+
+    run, records = start(
+        asked.run,
+        asked.out,
+        asked.data_dir,
+        Display(),
+        adversarial=asked.adversarial,
+        epochs=asked.epochs,
+        lr=asked.lr,
+    )
+    images = records[str(run)]["data"]["images"]
+    output().print(compare(records, f"before and after, on the {images:,} validation images that chose both"))
+    print(run)
+
+
+def embedding(asked: argparse.Namespace) -> None:
+    from .display import Display
+    from .embedding import measure
+    from .report.embedding import show
+
+    record = measure(
+        asked.source,
+        limit=asked.limit,
+        batch_size=asked.batch_size,
+        seed=asked.seed,
+        out=asked.json,
+        model=asked.model,
+        data_dir=asked.data_dir,
+        display=Display(),
+    )
+    show(record)
 
 
 def number(option: str, given: object) -> float:

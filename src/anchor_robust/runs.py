@@ -19,6 +19,7 @@ LAST = "last.ckpt"
 EVALUATION = "evaluation.json"
 OUTCOMES = "outcomes.npz"
 CARD = "card.md"
+EMBEDDING = "embedding.json"
 
 
 def check_free(run: Path) -> None:

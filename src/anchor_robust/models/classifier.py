@@ -30,8 +30,12 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
         self.projection = projection_head(backbone.linear.in_features, projection_width) if projection_width else None
 
+    def features(self, x: Tensor) -> Tensor:
+        """[n d]: what the linear head sees of pixels x [n c h w] in [0, 1]."""
+        return self.backbone.features((x - self.mean) / self.std)
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.backbone.features((x - self.mean) / self.std)
+        features = self.features(x)
         projected = features if self.projection is None else self.projection(features)
         return self.backbone.linear(features), F.normalize(projected.float(), dim=1)
 

@@ -1,0 +1,147 @@
+"""The second stage: a fresh linear head on the frozen encoder of a trained run; Khosla et al., arXiv 2004.11362.
+
+    minimise over W and b the mean of cross_entropy(W f(x') + b, y)
+
+x' is the lightly augmented image; for an adversarial head it is the run's own attack on that image, through the
+composed model W f(.) + b as it then is. f is in evaluation mode, so neither its weights nor its BatchNorm statistics
+move, and the projection head is dropped. Data, threat, attack, batches and validation split are those of the run.
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import checkpoint, data, runs
+from .audit import digest
+from .checkpoint import State
+from .data import ImageSet
+from .display import Display, told
+from .errors import Refusal
+from .evaluation import evaluating, wilson
+from .interrupt import interruptible
+from .optimise import Average, Optimise, learning_rate, sgd
+from .recipe import Recipe, settle
+from .train import Training, build, circumstances, shuffled, validate
+
+Accuracies = dict[str, float]
+
+
+def start(
+    source: Path,
+    out: Path | None,
+    data_dir: str | None,
+    display: Display,
+    *,
+    adversarial: bool = False,
+    epochs: int = 10,
+    lr: float = 0.1,
+) -> tuple[Path, dict[str, Any]]:
+    """Train a head for the run `source` into the new directory `out`; returns it and the table of before and after.
+
+    The head kept is that of the epoch with the best validation accuracy: robust for an adversarial head, else clean;
+    the other accuracy settles a tie.
+    Only `epochs` and `lr` (the peak) differ from the run's optimise section. An interrupt leaves no directory behind.
+    """
+    if not (source / runs.RECIPE).is_file():
+        raise Refusal(f"{source} holds no {runs.RECIPE}; give a run that anchor train has written")
+    recipe = settle(str(source / runs.RECIPE))
+    recipe = replace(recipe, name=f"{recipe.name}-{'adversarial' if adversarial else 'clean'}-head")
+    settings = replace(recipe.optimise, epochs=epochs, lr=lr)
+    run = out or Path("runs") / recipe.name
+    runs.check_free(run)
+    training = encoder(source, recipe, data.load(recipe.data.name, "train", data_dir), run)
+    before = validate(training)
+    done = {"adversarial": adversarial, "epochs": epochs, "lr": lr, "encoder": str(source), **digest(str(source))}
+    with runs.beginning(run):
+        runs.write_text(run / runs.RECIPE, recipe.text())
+        runs.write_json(run / runs.ENVIRONMENT, circumstances(training) | {"second_stage": done})
+        after = fit(training, settings, adversarial, display)
+        header = training.header | {"projection_width": 0, "second_stage": done, "validation": after}
+        checkpoint.save_weights(run / runs.WEIGHTS, training.network, header)
+    display.line(f"finished: {run / runs.WEIGHTS}; next: anchor evaluate {run}")
+    return run, {str(source): as_record(training, before), str(run): as_record(training, after)}
+
+
+def encoder(source: Path, recipe: Recipe, images: ImageSet, run: Path) -> Training:
+    """The trained network without its projection head, and everything around it that its recipe names."""
+    _, tensors = checkpoint.read_weights(checkpoint.weights_file(source))
+    training = build(recipe, images, run)
+    if runs.read_json(source / runs.ENVIRONMENT)["data"] != circumstances(training)["data"]:
+        raise Refusal(f"{source} was trained on other images than {images.name} now holds; give the data it had")
+    training.network.projection = None
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("projection.")}
+    checkpoint.fill(training.network, kept, source / runs.WEIGHTS)
+    training.average = Average(training.network, decay=0)  # what is validated
+    return training
+
+
+def fit(training: Training, settings: Optimise, adversarial: bool, display: Display) -> Accuracies:
+    """Train the head from fresh weights and leave the network with the best; returns its epoch and accuracies."""
+    recipe, linear = training.recipe, training.network.backbone.linear
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        linear.reset_parameters()
+    optimizer, state = sgd(linear, settings), State()
+    per_epoch = len(training.train) // settings.batch_size
+    steps = per_epoch * settings.epochs
+    best: Accuracies = {}
+    selects_on = ["validation_robust", "validation_clean"] if adversarial else ["validation_clean", "validation_robust"]
+    images = display.bar(recipe.name, steps * settings.batch_size)
+    with interruptible() as stop_asked, images as advance:
+        for epoch in range(1, settings.epochs + 1):
+            order = shuffled(len(training.train), recipe.seed, epoch).to(training.fabric.device)
+            started = time.perf_counter()
+            for indices in order[: per_epoch * settings.batch_size].split(settings.batch_size):
+                if stop_asked():
+                    raise KeyboardInterrupt(f"stopped; {training.run} was not kept")
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(settings, state.step, steps)
+                state.add(step(training, optimizer, indices, adversarial))
+                advance(settings.batch_size)
+            elapsed = time.perf_counter() - started
+            state.seconds += elapsed
+            line = {"step": state.step, "epoch": epoch, "lr": learning_rate(settings, state.step - 1, steps)}
+            line |= state.means() | {"images_per_s": round(per_epoch * settings.batch_size / elapsed, 1)}
+            if not all(torch.isfinite(parameter).all() for parameter in linear.parameters()):
+                raise Refusal(f"the head is no longer finite after step {state.step - 1}; lower --lr {settings.lr:g}")
+            line |= validate(training) | {"seconds": round(state.seconds, 1)}
+            runs.append_metrics(training.run, line)
+            display.line(told(f"epoch {epoch}/{settings.epochs}", line))
+            if not best or [line[key] for key in selects_on] > [best[key] for key in selects_on]:
+                best = {key: line[key] for key in ("epoch", *selects_on)}
+                weights = {name: tensor.clone() for name, tensor in linear.state_dict().items()}
+    linear.load_state_dict(weights)
+    return best
+
+
+def step(training: Training, optimizer: torch.optim.Optimizer, indices: Tensor, adversarial: bool) -> dict[str, Tensor]:
+    """One update of the head; returns its loss and the share of the batch that it classifies rightly."""
+    network, learner, generator = training.network, training.learner, training.generator
+    x, y = learner.light(training.train.pixels(indices), generator), training.train.labels[indices]
+    if adversarial:
+        training.search.folded.refresh()
+        x = learner.attacked(x, y, generator)
+    with torch.no_grad(), evaluating(network, x.device):
+        features = network.features(x)
+    logits = network.backbone.linear(features)
+    loss = learner.cross_entropy(logits, y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return {"loss": loss, "batch_accuracy": (logits.argmax(1) == y).float().mean()}
+
+
+def as_record(training: Training, validated: Accuracies) -> dict[str, Any]:
+    """Validation accuracies as tables take them, with their intervals."""
+    images = len(training.validation)
+    labels = {"clean": "clean", "robust": f"PGD-{training.recipe.validation.steps}"}
+    accuracies = {label: validated[f"validation_{name}"] for name, label in labels.items()}
+    results = [
+        {"label": label, "accuracy": accuracy, "interval": wilson(round(accuracy * images), images)}
+        for label, accuracy in accuracies.items()
+    ]
+    return {"data": {"images": images}, "results": results}
