@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from anchor_robust import checkpoint, data, geometry, load, runs, train
 from anchor_robust.cli import main
 from anchor_robust.display import Display
-from anchor_robust.evaluation import PROTOCOLS
+from anchor_robust.evaluation.protocols import pgd20
 from anchor_robust.recipe import settle
 from anchor_robust.threat import Ball
 
@@ -72,7 +72,7 @@ def test_the_numbers_are_those_of_the_test_images_in_each_space(space: str, run:
 def test_the_attack_moves_each_class_by_its_own_distance(space: str, run: Path, record: dict[str, Any]) -> None:
     images = data.load("digits", "test").first(LIMIT)
     x, y, generator = images.pixels(slice(None)), images.labels, torch.Generator().manual_seed(0)
-    attack, model = PROTOCOLS["pgd20"].build(Ball("linf", EPS)), load(run)
+    attack, model = pgd20(Ball("linf", EPS)), load(run)
     parts = [attack(model, a, b, generator=generator) for a, b in zip(x.split(50), y.split(50), strict=True)]
     moved = (embedded(run, space, x) - embedded(run, space, torch.cat(parts))).square().sum(1).sqrt()
     found = record["spaces"][space]

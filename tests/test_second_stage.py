@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from anchor_robust import audit, checkpoint, data, runs, second_stage, train
+from anchor_robust import checkpoint, data, runs, second_stage, train
 from anchor_robust.attacks import PGD
 from anchor_robust.cli import main
 from anchor_robust.display import Display
@@ -24,6 +24,7 @@ from anchor_robust.evaluation import evaluating
 from anchor_robust.models import LogitsOnly
 from anchor_robust.optimise import sgd
 from anchor_robust.recipe import settle
+from anchor_robust.subject import digest
 from anchor_robust.train import Training
 
 SMALL = (
@@ -90,7 +91,7 @@ def test_the_new_run_is_like_any_other(adversarial: bool, name: str, encoder: Pa
     theirs = settle(str(encoder / runs.RECIPE))
     assert settle(str(run / runs.RECIPE)) == replace(theirs, name=f"{theirs.name}-{name}-head")
     model, header = checkpoint.load_with_header(run)
-    done = {"adversarial": adversarial, "epochs": 3, "lr": 1.0, "encoder": str(encoder), **audit.digest(str(encoder))}
+    done = {"adversarial": adversarial, "epochs": 3, "lr": 1.0, "encoder": str(encoder), **digest(str(encoder))}
     assert header["second_stage"] == runs.read_json(run / runs.ENVIRONMENT)["second_stage"] == done
     assert header["projection_width"] == 0
     assert model.classifier.projection is None

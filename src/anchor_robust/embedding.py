@@ -14,12 +14,13 @@ from torch import Tensor
 
 from . import checkpoint, data, environment, geometry, runs
 from .attacks import Attack
-from .audit import Subject, own
 from .data import ImageSet
 from .display import Display
 from .errors import Refusal
 from .evaluation import PROTOCOLS, evaluating, wilson
+from .evaluation.protocols import pgd20
 from .models import Classifier
+from .subject import Named, Subject, under_test
 
 SCHEMA = 1
 NEIGHBOURS, TEMPERATURE = 200, 0.07  # of the nearest-neighbour vote
@@ -48,12 +49,12 @@ def measure(
             raise Refusal(f"{option} {value} given; allowed: 1 or more")
     if not checkpoint.has_header(source):
         raise Refusal(f"{source} does not say its architecture; give a run or weights that anchor train has written")
-    subject = own(source, model, None, data_dir)
-    target = destination(source, out, min(limit or len(subject.images), len(subject.images)), display)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    subject = under_test(Named(source, model, data_dir=data_dir), device)
+    target = destination(source, out, min(limit or len(subject.images), len(subject.images)), display)
     training = data.load(subject.images.name, "train", data_dir)
     bank, images = (part.first(limit or len(part)) for part in (training, subject.images))
-    attack = PROTOCOLS["pgd20"].build(subject.ball)
+    attack = pgd20(subject.ball)
     spaces = compare(subject, bank.to(device), images.to(device), attack, batch_size, seed, display)
     record = {
         "schema": SCHEMA,

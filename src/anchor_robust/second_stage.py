@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from . import checkpoint, data, runs
-from .audit import digest
 from .checkpoint import State
 from .data import ImageSet
 from .display import Display, told
@@ -25,6 +24,7 @@ from .evaluation import evaluating, wilson
 from .interrupt import interruptible
 from .optimise import Average, Optimise, learning_rate, sgd
 from .recipe import Recipe, settle
+from .subject import digest
 from .train import Training, build, circumstances, shuffled, validate
 
 Accuracies = dict[str, float]
@@ -123,7 +123,7 @@ def step(training: Training, optimizer: torch.optim.Optimizer, indices: Tensor, 
     network, learner, generator = training.network, training.learner, training.generator
     x, y = learner.light(training.train.pixels(indices), generator), training.train.labels[indices]
     if adversarial:
-        training.search.folded.refresh()
+        training.search.refresh()
         x = learner.attacked(x, y, generator)
     with torch.no_grad(), evaluating(network, x.device):
         features = network.features(x)

@@ -9,10 +9,22 @@ from ..checkpoint import State
 from ..display import Display
 from ..errors import Refusal
 from ..recipe import Recipe, settle
-from .loop import Interrupted, fit, save_state, validate
+from .loop import Interrupted, fit, save_state, shuffled, validate
 from .setup import Training, build, circumstances, searched
 
-__all__ = ["Interrupted", "Training", "build", "fit", "restore", "resume", "searched", "start", "validate"]
+__all__ = [
+    "Interrupted",
+    "Training",
+    "build",
+    "circumstances",
+    "fit",
+    "restore",
+    "resume",
+    "searched",
+    "shuffled",
+    "start",
+    "validate",
+]
 
 
 def start(recipe: Recipe, run: Path, data_dir: str | None, display: Display) -> Path:
