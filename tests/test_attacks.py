@@ -2,15 +2,20 @@
 
 import copy
 import functools
+from pathlib import Path
 
 import foolbox
 import pytest
 import torch
 import torch.nn.functional as F
+from art.attacks.evasion import ProjectedGradientDescentPyTorch
+from art.estimators.classification import PyTorchClassifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import anchor_robust
+from anchor_robust import data
 from anchor_robust.attacks import PGD, Attack, fgsm
 from anchor_robust.errors import Refusal
 from anchor_robust.threat import Ball
@@ -181,6 +186,41 @@ def test_agrees_with_foolbox(ball, theirs, steps, net, x, y) -> None:
 
 
 @balls
+@pytest.mark.parametrize("steps", [1, 5])
+def test_agrees_with_art(ball, steps, net, x, y) -> None:
+    """Where the box does not bind: ART clips to it before the L2 projection, foolbox and ANCHOR after it."""
+    x = x * 0.5 + 0.25
+    ours = PGD(ball, steps, ball.eps / 3, start="none")(net, x, y)
+    theirs = by_art(net.eval().requires_grad_(False), ball, steps, ball.eps / 3, x, y)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert 0 < theirs.min() < theirs.max() < 1
+
+
+def by_art(net: nn.Module, ball: Ball, steps: int, step_size: float, x: Tensor, y: Tensor) -> Tensor:
+    shape, classes = tuple(x.shape[1:]), net(x).shape[1]
+    theirs = PyTorchClassifier(net, nn.CrossEntropyLoss(), shape, classes, clip_values=(0, 1), device_type="cpu")
+    norm = {"linf": "inf", "l2": 2}[ball.norm]
+    attack = ProjectedGradientDescentPyTorch(
+        theirs, norm, ball.eps, step_size, max_iter=steps, batch_size=len(x), verbose=False
+    )
+    return torch.from_numpy(attack.generate(x.numpy(), F.one_hot(y, classes).numpy()))
+
+
+def test_agrees_with_foolbox_and_art_on_cifar10(cifar_dir) -> None:
+    """The usual network and images: the accuracy is the same, image by image."""
+    net = anchor_robust.load(Path(__file__).parents[1] / "results" / "cifar10-resnet8-pgd-at").requires_grad_(False)
+    test, ball = data.load("cifar10", "test", cifar_dir).first(50), Ball("linf", 0.031)
+    x, y = test.pixels(slice(None)), test.labels
+    ours = PGD(ball, 5, 0.007, start="none")(net, x, y)
+    reference = foolbox.attacks.LinfPGD(abs_stepsize=0.007, steps=5, random_start=False)
+    _, by_foolbox, _ = reference(foolbox.PyTorchModel(net, (0, 1), device="cpu"), x, y, epsilons=ball.eps)
+    held = net(ours).argmax(1) == y
+    assert held.sum() < (net(x).argmax(1) == y).sum()
+    for theirs in (by_foolbox, by_art(net, ball, 5, 0.007, x, y)):
+        assert held.equal(net(theirs).argmax(1) == y)
+
+
+@balls
 def test_raises_the_loss_and_returns_the_last_iterate(ball, net, x, y) -> None:
     x_adv = PGD(ball, steps=10, step_size=ball.eps / 4)(net, x, y)
     net.eval().requires_grad_(False)
@@ -341,6 +381,9 @@ def test_wrong_models_are_refused(model, hint, x, y) -> None:
         {"restarts": 0},
         {"start": "normal"},
         {"loss": "dlr"},
+        {"target": 0},
+        {"target": 1.0},
+        {"target": -2},
     ],
 )
 def test_wrong_settings_are_refused_by_name(wrong) -> None:

@@ -13,18 +13,38 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
-from . import checkpoint, data, environment, runs
+from . import checkpoint, checks, data, environment, runs
 from .data import ImageSet
 from .display import Display
 from .errors import Refusal
-from .evaluation import PAPER_EPS, PROTOCOLS, Check, Engine, Ledger, Precision, known_attacks, known_curves, measure
+from .evaluation import (
+    PAPER_EPS,
+    PROTOCOLS,
+    Check,
+    Engine,
+    Ledger,
+    Measurement,
+    Model,
+    Precision,
+    known_attacks,
+    known_curves,
+    measure,
+)
 from .report.card import card
 from .threat import Ball, Norm
 
+
+def examined(model: Model, x: Tensor, y: Tensor, measurement: Measurement) -> list[dict[str, str]]:
+    """What speaks for and against the accuracies just measured."""
+    outcomes = measurement.outcomes.items()
+    held = {name.removeprefix("held_"): outcome for name, outcome in outcomes if name.startswith("held_")}
+    return checks.run(model, x, y, Ball(**measurement.record["threat"]), held=held)
+
+
 # What every audit looks into beside the accuracies: a check is entered here.
-CHECKS: tuple[Check, ...] = ()
+CHECKS: tuple[Check, ...] = (examined,)
 
 # Deviations of all training pixels; (.2023, .1994, .2010), which many repositories copy, are those of image means.
 NORMALISATIONS = {"cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))}

@@ -3,8 +3,25 @@
 from .apgd import APGD, APGDT
 from .autoattack import AutoAttack, Stage, stages
 from .base import Attack
+from .embedding import EmbeddingAttack
 from .fab import FAB
+from .noise import Noise
 from .pgd import PGD, fgsm
 from .square import Square
+from .transfer import Transfer
 
-__all__ = ["APGD", "APGDT", "FAB", "PGD", "Attack", "AutoAttack", "Square", "Stage", "fgsm", "stages"]
+__all__ = [
+    "APGD",
+    "APGDT",
+    "FAB",
+    "PGD",
+    "Attack",
+    "AutoAttack",
+    "EmbeddingAttack",
+    "Noise",
+    "Square",
+    "Stage",
+    "Transfer",
+    "fgsm",
+    "stages",
+]

@@ -44,7 +44,7 @@ class Attack(ABC):
         _check_images(x)
         classes_needed = _check_labels(y, len(x))
         generator = generator or torch.Generator(x.device).manual_seed(0)
-        with torch.inference_mode(False), torch.enable_grad(), _frozen(model):
+        with torch.inference_mode(False), torch.enable_grad(), frozen(model):
             # Copies: tensors made under inference_mode have no gradients, and a search may write to its own.
             x_own, y_own = x.detach().clone(), y.to(x.device, torch.long, copy=True)
             x_adv = self.search(_checked(model, len(x), classes_needed), x_own, y_own, generator)
@@ -61,8 +61,9 @@ class Attack(ABC):
 
 
 @contextmanager
-def _frozen(model: Model) -> Iterator[None]:
-    module = _module_behind(model)
+def frozen(model: Model) -> Iterator[None]:
+    """Every submodule in evaluation mode, every parameter without gradient; afterwards each as it was."""
+    module = module_behind(model)
     # Flags are set one by one: train() on the parent would wake children kept in evaluation mode.
     modes = [(child, child.training) for child in module.modules()] if module else []
     trainable = [(parameter, parameter.requires_grad) for parameter in module.parameters()] if module else []
@@ -79,7 +80,8 @@ def _frozen(model: Model) -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
 
 
-def _module_behind(model: Any) -> nn.Module | None:
+def module_behind(model: Any) -> nn.Module | None:
+    """The module that is `model`, or whose method it is, also within a functools.partial; None if there is none."""
     if isinstance(model, functools.partial):  # never of a partial: those are flattened
         model = model.func
     owner = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)

@@ -1,6 +1,7 @@
 """Projected gradient descent (Madry et al., arXiv 1706.06083); with one step, FGSM (arXiv 1412.6572)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, get_args
 
@@ -11,18 +12,25 @@ from ..errors import Refusal
 from ..threat import Ball
 from .base import Attack, Model, check_count
 from .gradient import forward_and_back
-from .margins import cross_entropy
+from .margins import cross_entropy, margin, ranked_target, targeted_margin
+from .worst import damage, worst
 
 Start = Literal["uniform", "none"]
-Loss = Literal["ce"]
+Loss = Literal["ce", "margin"]
+OfOutput = Callable[[Tensor], Tensor]
+LEAST_LIKELY = -1
 
 
 @dataclass(frozen=True)
 class PGD(Attack):
-    """Climb the cross-entropy inside the ball, `steps` times, and return the last iterate:
+    """Climb a loss inside the ball, `steps` times, and return the last iterate:
 
         x_0     = x + uniform noise of the ball, or x
         x_{i+1} = project(x_i + steepest_step(gradient of the loss at x_i, step_size))
+
+        loss      without a target            towards a target class t
+        ce        -log softmax(z)_y           log softmax(z)_t
+        margin    max_{k != y} z_k - z_y      z_t - z_y
 
     Attributes:
         ball: Where the attacker may go.
@@ -30,10 +38,12 @@ class PGD(Attack):
         step_size: Length of a step in the ball's norm, in pixel units.
         restarts: Independent climbs. Each image keeps the first that fools the model, else the highest loss.
         start: Where a climb starts: `uniform` in the ball, or `none`, at the image.
-        loss: What is climbed: `ce`, cross-entropy.
+        loss: What is climbed: `ce`, cross-entropy, or `margin`, which does not vanish on confident models.
+        target: Rank of the wrong class to aim at, by its logit on the clean image: 1 the highest, 2 the next, -1 the
+            least likely; None aims at no class. Any wrong answer counts as success.
 
     PGD-20 of the TRADES protocol is PGD(Ball("linf", 0.031), steps=20, step_size=0.003). Raises Refusal for
-    values other than the above.
+    values other than the above, and on the first call for a rank that the model's classes do not have.
     """
 
     ball: Ball
@@ -43,6 +53,7 @@ class PGD(Attack):
     restarts: int = 1
     start: Start = "uniform"
     loss: Loss = "ce"
+    target: int | None = None
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps, 0)
@@ -53,40 +64,44 @@ class PGD(Attack):
             raise Refusal(f"start {self.start!r} given; allowed: {', '.join(get_args(Start))}")
         if self.loss not in get_args(Loss):
             raise Refusal(f"loss {self.loss!r} given; allowed: {', '.join(get_args(Loss))}")
+        if self.target not in (None, LEAST_LIKELY) and (not isinstance(self.target, int) or self.target < 1):
+            raise Refusal(f"target {self.target!r} given; allowed: a rank 1, 2, ..., -1 for the least likely, or None")
 
     def describe(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("steps", "step_size", "restarts", "start", "loss")}
-        return {**super().describe(), **own}
+        aimed = {} if self.target is None else {"target": self.target}
+        return {**super().describe(), **own, **aimed}
 
     def search(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        worst = self._climb(model, x, y, generator)
-        if self.restarts == 1:
-            return worst
-        worst_damage = _damage(model, worst, y)
-        for _ in range(self.restarts - 1):
-            x_adv = self._climb(model, x, y, generator)
-            damage = _damage(model, x_adv, y)
-            worse = damage > worst_damage
-            worst[worse] = x_adv[worse]
-            worst_damage = worst_damage.maximum(damage)
-        return worst
+        loss = self._loss(model, x, y)
+        return self.climb(model, loss, lambda x_adv: damage(model, x_adv, y, loss), x, generator)
 
-    def _climb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+    def climb(self, model: Model, loss: OfOutput, damage: OfOutput, x: Tensor, generator: torch.Generator) -> Tensor:
+        """The worst, by `damage` (images -> [n]), of `restarts` climbs from x [n ...] up `loss` (output -> [n]).
+
+        `model` may give anything that `loss` takes: EmbeddingAttack climbs an embedding.
+        """
+        return worst((self._climb_once(model, loss, x, generator) for _ in range(self.restarts)), damage)
+
+    def _climb_once(self, model: Model, loss: OfOutput, x: Tensor, generator: torch.Generator) -> Tensor:
         x_adv = self.ball.random_point(x, generator) if self.start == "uniform" else x.clone()
         for _ in range(self.steps):
-            *_, gradient = forward_and_back(model, x_adv, lambda logits: cross_entropy(logits, y))
-            step = self.ball.steepest_step(gradient, self.step_size)
-            x_adv = self.ball.project(step.add_(x_adv), x)
+            *_, gradient = forward_and_back(model, x_adv, loss)
+            x_adv = self.ball.project(self.ball.steepest_step(gradient, self.step_size).add_(x_adv), x)
         return x_adv
+
+    def _loss(self, model: Model, x: Tensor, y: Tensor) -> OfOutput:
+        if self.target is None:
+            chosen = {"ce": cross_entropy, "margin": margin}[self.loss]
+            return lambda logits: chosen(logits, y)
+        with torch.no_grad():
+            clean = model(x)
+        target = ranked_target(clean, y, clean.shape[1] - 1 if self.target == LEAST_LIKELY else self.target)
+        if self.loss == "margin":
+            return lambda logits: targeted_margin(logits, y, target)
+        return lambda logits: -cross_entropy(logits, target)
 
 
 def fgsm(ball: Ball) -> PGD:
     """The fast gradient sign method: one step of the ball's whole radius, from the image itself."""
     return PGD(ball, steps=1, step_size=ball.eps, start="none")
-
-
-@torch.no_grad()
-def _damage(model: Model, x_adv: Tensor, y: Tensor) -> Tensor:
-    """Per image, [n]: the loss, and infinity once the model is fooled, which no later restart can beat."""
-    logits = model(x_adv)
-    return cross_entropy(logits, y).masked_fill(logits.argmax(1) != y, math.inf)

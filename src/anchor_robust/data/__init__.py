@@ -6,6 +6,7 @@ from typing import Literal
 
 from ..lookup import named
 from .cifar import cifar10
+from .corruptions import CORRUPTIONS, corrupt
 from .digits import digits
 from .images import ImageSet, check_pixels, hold_out
 
@@ -13,7 +14,7 @@ READERS: dict[str, Callable[[str, str | Path | None], ImageSet]] = {"cifar10": c
 NAMES = tuple(READERS)
 SPLITS = ("train", "test")
 
-__all__ = ["NAMES", "READERS", "ImageSet", "check_pixels", "hold_out", "load"]
+__all__ = ["CORRUPTIONS", "NAMES", "READERS", "ImageSet", "check_pixels", "corrupt", "hold_out", "load"]
 
 
 def load(name: str, split: Literal["train", "test"], data_dir: str | Path | None = None) -> ImageSet:

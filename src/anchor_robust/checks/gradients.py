@@ -1,0 +1,73 @@
+"""Whether the gradients that an attack follows are there."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..attacks.base import Model
+from ..attacks.gradient import forward_and_back
+from ..attacks.margins import cross_entropy, margin
+from ..errors import Refusal
+from .finding import Finding, beyond, finding, skipped
+
+REACH = "gradients reach the pixels"
+SATURATED = "logits are not saturated"
+
+# Sound models have no image without a gradient; one in a hundred may be dark, or otherwise degenerate.
+WITHOUT_GRADIENT = 0.01
+# Float32 ends at 1e-38, and the way back through a network multiplies by small numbers again.
+UNDERFLOW = 1e-30
+# Where cross-entropy works, a climb of the margin breaks a few points more (8 at most in published results, MART's).
+AHEAD = 0.10
+
+
+def steepness(model: Model, x: Tensor, y: Tensor) -> dict[str, Tensor] | None:
+    """Per image, [n]: the largest entry of the gradient of each loss; None if the model lets none through."""
+    losses: dict[str, Callable[[Tensor], Tensor]] = {
+        "ce": lambda logits: cross_entropy(logits, y),
+        "margin": lambda logits: margin(logits, y),
+    }
+    try:
+        gradients = {name: forward_and_back(model, x, loss)[2] for name, loss in losses.items()}
+    except Refusal:
+        return None
+    return {name: gradient.flatten(1).abs().amax(1) for name, gradient in gradients.items()}
+
+
+def reach_pixels(steep: dict[str, Tensor] | None) -> Finding:
+    advice = (
+        "no gradient attack can work here; look for rounding, JPEG, argmax or detach in the forward pass, let the way "
+        "back pass around it (BPDA, arXiv 1802.00420), and until then trust black-box attacks alone"
+    )
+    if steep is None:
+        return finding(REACH, True, "the logits carry no gradient to the pixels", advice)
+    # NaN as well: a comparison with it is false.
+    flat = int((~(steep["margin"] > 0)).sum())
+    seen = f"the gradient of the margin is 0 or NaN for {flat} of {len(steep['margin'])} images"
+    return finding(REACH, beyond(flat, len(steep["margin"]), WITHOUT_GRADIENT), seen, advice)
+
+
+def not_saturated(steep: dict[str, Tensor] | None, held_ce: Tensor | None, held_margin: Tensor | None) -> Finding:
+    """`held_*`, bool [n]: which images withstand a climb of cross-entropy and one of the margin, else alike."""
+    if steep is None or held_ce is None or held_margin is None:
+        return skipped(SATURATED, "the logits carry no gradient to the pixels")
+    n = len(held_ce)
+    vanished = int(((steep["ce"] < UNDERFLOW) & (steep["margin"] > 0)).sum())
+    ahead = int((held_ce & ~held_margin).sum())
+    seen = (
+        f"the gradient of cross-entropy underflows for {vanished} of {n} images where that of the margin does not, and "
+        f"the margin breaks {ahead} images that cross-entropy leaves"
+    )
+    advice = (
+        "the logits are so large that cross-entropy is flat in float32 (distillation, a low temperature); attack the "
+        "margin: PGD with loss margin, or AutoAttack"
+    )
+    fault = beyond(vanished, n, WITHOUT_GRADIENT) or beyond(ahead, n, AHEAD)
+    return finding(SATURATED, fault, seen, advice)
+
+
+def withstood(model: Model, x_adv: Tensor, y: Tensor) -> Tensor:
+    """Which adversarials [n ...] the model still classifies rightly, bool [n]."""
+    with torch.no_grad():
+        return model(x_adv).argmax(1) == y
