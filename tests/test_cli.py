@@ -1,6 +1,7 @@
 """The command line as a user types it: what is written, what is said, and the exit status."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,14 @@ import pytest
 import torch
 
 import anchor_robust
-from anchor_robust import data, quickstart, runs
+from anchor_robust import audit, data, quickstart, runs
 from anchor_robust.cli import main
 from anchor_robust.models import backbone
 from anchor_robust.recipe import settle
+from anchor_robust.report.card import card
+from anchor_robust.report.record import read
 
+DIGITS = Path(__file__).parents[1] / "results" / "digits-anchor"
 TINY = ("--optimise.epochs=1", "--model.width=4", "--attack.steps=1", "--validation.steps=1")
 
 
@@ -77,6 +81,60 @@ def test_evaluate_a_weights_file_elsewhere(run: Path, tmp_path: Path) -> None:
     assert record["results"][1]["eps"] == 8 / 255
     assert record["data"]["images"] == 20
     assert (tmp_path / "numbers.npz").exists()
+
+
+def test_a_card_lies_beside_the_record(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "numbers.json"
+    assert main(["evaluate", str(run), "--limit", "50", "--curve", "steps,eps", "--out", str(out)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["numbers.json", "numbers.md", "numbers.npz"]
+    record, _ = read(out)
+    assert out.with_suffix(".md").read_text() == card(record)
+    assert record["curves"].keys() == {"steps", "eps"}
+    assert record["batch_size"] == 500
+
+
+def test_a_record_with_curves_is_not_lost_to_one_without(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = shutil.copytree(run, tmp_path / "run")
+    for name in (runs.EVALUATION, runs.OUTCOMES, runs.CARD):
+        (copied / name).unlink(missing_ok=True)
+    assert main(["evaluate", str(copied), "--attacks", "clean", "--curve", "steps", "--limit", "20"]) == 0
+    assert (copied / runs.CARD).exists()
+    assert main(["evaluate", str(copied), "--attacks", "clean", "--limit", "20"]) == 0
+    assert "kept" in capsys.readouterr().err
+    assert "curves" in runs.read_json(copied / runs.EVALUATION)
+
+
+@pytest.mark.parametrize(
+    "claim, attack, status", (("0", None, 0), ("1", None, 1), ("0", "clean", 0), ("1", "clean", 1))
+)
+def test_a_claim_decides_the_exit_status(
+    claim: str, attack: str | None, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "evaluate",
+        str(DIGITS),
+        "--attacks",
+        "clean,fgsm",
+        "--out",
+        str(tmp_path / "claim.json"),
+        "--claim",
+        claim,
+    ]
+    assert main([*words, *(["--claim-attack", attack] if attack else [])]) == status
+    refuting = [line for line in capsys.readouterr().err.splitlines() if "does not hold" in line]
+    assert len(refuting) == status
+    assert all(f"under {attack or 'FGSM'}" in line for line in refuting)
+    assert (tmp_path / "claim.json").exists(), "a refuted claim is still a result"
+
+
+def test_checks_of_every_audit_join_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"name": "mine", "verdict": "pass", "detail": "all well"}
+    monkeypatch.setattr(audit, "CHECKS", (lambda model, x, y, measurement: [found],))
+    out = tmp_path / "checked.json"
+    assert main(["evaluate", str(DIGITS), "--attacks", "clean", "--limit", "9", "--out", str(out)]) == 0
+    assert runs.read_json(out)["checks"] == [found]
 
 
 def test_evaluate_a_plain_state_dict(tmp_path: Path) -> None:
@@ -152,6 +210,14 @@ WRONG: dict[str, tuple[str, ...]] = {
     "evaluate {run} --normalize none": ("--normalize none", "leave it out"),
     "evaluate {run} --norm l2": ("--norm l2", "--eps"),
     "evaluate {run} --attacks ,": ("no attack", "clean"),
+    "evaluate {run} --curve eps,step": ("'step'", "eps, steps"),
+    "evaluate {run} --engine reference": ("autoattack", "--attacks"),
+    "evaluate {run} --engine foolbox": ("foolbox", "reference"),
+    "evaluate {run} --search fp8": ("fp8", "bf16"),
+    "evaluate {run} --claim 52": ("--claim 52", "0.52"),
+    "evaluate {run} --claim high": ("high",),
+    "evaluate {run} --claim-attack pgd20": ("--claim-attack pgd20", "--claim"),
+    "evaluate {run} --claim 0.5 --claim-attack autoattack": ("--claim-attack autoattack", "--attacks clean,pgd20"),
     "evaluate {run} --model resnet18": ("resnet18", "resnet8"),
     "evaluate {run} --out {tmp}/nowhere/numbers.json": ("cannot write",),
     "train digits-anchor --data.crop 20": ("data.crop 20", "8"),

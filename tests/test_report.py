@@ -3,13 +3,16 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from anchor_robust.report.card import card
 from anchor_robust.report.paired import mcnemar
+from anchor_robust.report.record import read, refuted
 from anchor_robust.report.table import conventions
 
 ROOT = Path(__file__).parents[1]
@@ -39,3 +42,104 @@ def test_documents_say_what_the_result_files_say() -> None:
     command = [sys.executable, "results/table.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# --- the card and the claim ------------------------------------------------------------------------------------------
+
+
+def numbers(accuracy: float, low: float, high: float, **other: Any) -> dict[str, Any]:
+    stated = dict.fromkeys(("norm", "eps", "steps", "step_size", "restarts", "start", "loss"))
+    row = {"images": 400, "accuracy": accuracy, "interval": [low, high]}
+    per_class = [{"class": "cat|dog", **row}]
+    return {**stated, "dtype": "float32", **row, "seconds": 1.5, "per_class": per_class, **other}
+
+
+def full_record() -> dict[str, Any]:
+    clean = numbers(0.8125, 0.77, 0.85, attack="clean", label="clean")
+    pgd = {"norm": "linf", "eps": 0.031, "steps": 20, "step_size": 0.003, "restarts": 1, "start": "uniform"}
+    attacked = numbers(0.51, 0.46, 0.56, attack="pgd20", label="PGD-20", **pgd, loss="ce")
+    stages = [
+        {"stage": "apgd-ce", "images": 325, "fell": 120, "seconds": 7.25},
+        {"stage": "square", "images": 205, "fell": 3, "seconds": 99.0},
+    ]
+    ball = {"norm": "linf", "eps": 0.031, "restarts": 1}
+    worst = numbers(
+        0.505, 0.4561, 0.5539, attack="autoattack", label="AutoAttack", **ball, stages=stages, engine="pyautoattack"
+    )
+    points = [numbers(1 - eps, 0, 1, attack=f"eps {eps}", label="PGD-20", **{**pgd, "eps": eps}) for eps in (0.25, 0.5)]
+    return {
+        "schema": 1,
+        "model": {"source": "runs/mine", "name": "resnet8", "width": 16, "sha256": "feed" * 16},
+        "data": {"name": "cifar10", "split": "test", "images": 400, "sha256": "beef" * 16},
+        "seed": 3,
+        "batch_size": 250,
+        "threat": {"norm": "linf", "eps": 0.031},
+        "results": [clean, attacked, worst],
+        "curves": {"eps": points},
+        "checks": [{"name": "masking", "verdict": "warn", "detail": "the loss does not grow"}],
+        "environment": {
+            "command": "anchor evaluate runs/mine",
+            "device": "a processor",
+            "threads": 2,
+            "versions": {"torch": "2.13.0"},
+        },
+        "outcomes": {"file": "outcomes.npz", "sha256": "cafe" * 16},
+    }
+
+
+def test_the_card_leaves_nothing_out() -> None:
+    told = card(full_record())
+    expected = (
+        "# Robustness of runs/mine",
+        "400 images of cifar10 (test)",
+        "at most 0.031 in linf",
+        "| clean | 81.25 % | [77.0, 85.0] | 1.5 | float32 |",
+        "linf eps 0.031, 20 x 0.003, uniform start, 1 restart, ce, float32",
+        "| AutoAttack | 50.50 % | [45.6, 55.4] | 1.5 | linf eps 0.031, apgd-ce + square, 1 restart, by pyautoattack",
+        "| apgd-ce | 325 | 120 | 7.2 |",
+        "| square | 205 | 3 | 99.0 |",
+        "## Accuracy against eps",
+        "| 0.25 | 75.00 % | [0.0, 100.0] |",
+        "cat\\|dog",
+        "warn: masking: the loss does not grow",
+        "`anchor evaluate runs/mine`",
+        "a processor, 2 threads",
+        "torch 2.13.0",
+        "feed" * 16,
+        "beef" * 16,
+        "outcomes.npz, sha256 " + "cafe" * 16,
+        "resnet8, width 16",
+        "seed: 3",
+        "batch size: 250",
+        "time: 7.5 s",
+    )
+    for line in expected:
+        assert line in told
+    widths = [line.replace("\\|", "").count("|") for line in told.splitlines() if line.startswith("|")]
+    assert set(widths) <= {4, 5, 6}
+    assert "None" not in told
+
+
+@pytest.mark.parametrize("run", sorted(path.parent.name for path in ROOT.glob("results/*/evaluation.json")))
+def test_every_committed_record_has_a_card_and_its_outcomes(run: str) -> None:
+    record, outcomes = read(ROOT / "results" / run / "evaluation.json")
+    told = card(record)
+    for result in record["results"]:
+        assert f"| {result['label']} | {100 * result['accuracy']:.2f} % |" in told
+    assert (outcomes["clean_prediction"] == outcomes["label"]).mean() == record["results"][0]["accuracy"]
+
+
+def test_a_claim_falls_when_the_whole_interval_lies_below_it() -> None:
+    record = full_record()
+    assert refuted(record, 0.5539) is None
+    assert refuted(record, 0.3) is None
+    told = refuted(record, 0.554)
+    assert told == ("the claim of 55.40 % under AutoAttack does not hold: measured 50.50 % [45.6, 55.4] on 400 images")
+    assert refuted(record, 0.56, "pgd20") is None
+    assert "under PGD-20" in str(refuted(record, 0.57, "pgd20"))
+
+
+def test_conventions_name_the_search_and_the_stages() -> None:
+    pgd = {"norm": "l2", "eps": 0.5, "steps": 7, "step_size": None, "restarts": None, "start": None, "loss": None}
+    told = conventions({**pgd, "dtype": "float32", "search": "bf16", "engine": "anchor"})
+    assert told == "l2 eps 0.5, 7 steps, searched in bf16, float32"

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from anchor_robust import checkpoint, data, runs, second_stage, train
+from anchor_robust import audit, checkpoint, data, runs, second_stage, train
 from anchor_robust.attacks import PGD
 from anchor_robust.cli import main
 from anchor_robust.display import Display

@@ -2,7 +2,7 @@
 
 from .curves import CURVES, known_curves
 from .intervals import wilson
-from .measuring import Check, Measurement, evaluate, measure
+from .measuring import Measurement, evaluate, measure
 from .protocols import PAPER_EPS, PROTOCOLS, Engine, Protocol, known_attacks, single
 from .resuming import Ledger
 from .searching import Precision
@@ -12,7 +12,6 @@ __all__ = [
     "CURVES",
     "PAPER_EPS",
     "PROTOCOLS",
-    "Check",
     "Engine",
     "Ledger",
     "Measurement",

@@ -1,7 +1,7 @@
 """Clean and robust accuracy: per image, per class, with intervals, every convention stated beside its number."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..attacks import Attack
+from ..checks import run as examine
 from ..data import check_pixels
 from ..errors import Refusal
 from ..threat import Ball
@@ -32,10 +33,6 @@ class Measurement:
     outcomes: dict[str, np.ndarray]
 
 
-# Called after the attacks; what it returns, {"name", "verdict", "detail"} each, joins the record's checks.
-Check = Callable[[Model, Tensor, Tensor, Measurement], list[dict[str, str]]]
-
-
 def evaluate(
     model: Model,
     x: Tensor,
@@ -45,6 +42,7 @@ def evaluate(
     ball: Ball | None = None,
     batch_size: int = 500,
     seed: int = 0,
+    checks: bool = True,
 ) -> dict[str, Any]:
     """Accuracy of `model` on images x [n c h w] in [0, 1] with labels y [n], clean and under attacks.
 
@@ -52,9 +50,10 @@ def evaluate(
     `anchor evaluate --attacks`, or attacks of your own with a ball of their own. `ball` is the threat model of the
     names, L-inf 0.031 if not given. All is computed in float32; an image counts as held under an attack only if it is
     classified rightly both clean and attacked, so images that are wrong already are not attacked. Returns a record
-    like evaluation.json. Raises Refusal for unknown attacks, pixels outside [0, 1], or labels without a logit.
+    like evaluation.json; unless `checks` is off, with what speaks for and against its numbers (see `anchor_robust.checks`).
+    Raises Refusal for unknown attacks, pixels outside [0, 1], or labels without a logit.
     """
-    return measure(model, x, y, attacks, ball=ball, batch_size=batch_size, seed=seed).record
+    return measure(model, x, y, attacks, ball=ball, batch_size=batch_size, seed=seed, checks=checks).record
 
 
 def measure(
@@ -69,7 +68,7 @@ def measure(
     engine: Engine = "anchor",
     search: Precision = "float32",
     curves: Sequence[str] = (),
-    checks: Sequence[Check] = (),
+    checks: bool = False,
     classes: Sequence[str] | None = None,
     bar: Bar = silent_bar,
     ledger: Ledger | None = None,
@@ -124,8 +123,9 @@ def measure(
                 name: drawn_curve(course, name, ball, curve, correct, classes) for name, curve in sketched.items()
             }
         measurement = Measurement(record, outcomes)
-        for check in checks:
-            record["checks"] += check(model, x, y, measurement)
+        if checks and planned:
+            held = {each.name: outcomes[f"held_{each.name}"] for each in planned}
+            record["checks"] += examine(model, x, y, ball, held=held)
     return measurement
 
 

@@ -1,0 +1,313 @@
+"""Stages, engines, searches and curves: what is run on which images, and what the record says of it."""
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from anchor_robust import evaluation
+from anchor_robust.attacks import PGD, Attack, Stage
+from anchor_robust.attacks.base import Model
+from anchor_robust.errors import Refusal
+from anchor_robust.evaluation import PROTOCOLS, Protocol, evaluate, measure, searching
+from anchor_robust.evaluation.protocols import known_attacks, plan
+from anchor_robust.models import Classifier, LogitsOnly, backbone
+from anchor_robust.threat import Ball
+
+EPS = 0.05
+BALL = Ball("linf", EPS)
+
+
+class Topples(Attack):
+    """Changes what `topple` of the images it is given [m ...] selects to black, which the model below gets wrong."""
+
+    def __init__(self, ball: Ball, *multiples: int) -> None:
+        self.ball, self.multiples, self.sizes = ball, multiples, list[int]()
+
+    def search(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        self.sizes.append(len(x))
+        number = (x[:, 0, 0, 0] * 100).round().long()
+        falls = torch.stack([number % multiple == 0 for multiple in self.multiples]).any(0)
+        return torch.where(falls.view(-1, 1, 1, 1), torch.zeros_like(x), x)
+
+
+def dark_is_wrong(x: Tensor) -> Tensor:
+    """Class 1 where an image is not black."""
+    bright = x.flatten(1).amax(1)
+    return torch.stack([0.001 - bright, bright], dim=1)
+
+
+def numbered(n: int) -> Tensor:
+    """Images 1 .. n; the first pixel says the number, in hundredths."""
+    return (torch.arange(1, n + 1).float() / 100).view(-1, 1, 1, 1).expand(-1, 3, 2, 2).contiguous()
+
+
+def test_every_stage_works_on_what_stands_in_full_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    ball = Ball("linf", 1.0)
+    even, third, fifth = Topples(ball, 2), Topples(ball, 3), Topples(ball, 5)
+    sieve = [Stage("even", (even,)), Stage("odd", (third, fifth))]
+    protocol = Protocol(lambda ball: "Sieve", lambda ball, classes: sieve)
+    monkeypatch.setitem(PROTOCOLS, "sieve", protocol)
+    measurement = measure(dark_is_wrong, numbered(30), torch.ones(30).long(), ("sieve",), ball=ball, batch_size=4)
+    primes_and_one = [n for n in range(1, 31) if n % 2 and n % 3 and n % 5]
+    assert (measurement.outcomes["held_sieve"].nonzero()[0] + 1).tolist() == primes_and_one
+    assert even.sizes == [4] * 7 + [2]
+    assert third.sizes == [4, 4, 4, 3], "15 odd numbers"
+    assert fifth.sizes == [4, 4, 2], "10 of them are no multiples of 3"
+    (result,) = measurement.record["results"]
+    stages = [(stage["stage"], stage["images"], stage["fell"]) for stage in result["stages"]]
+    assert stages == [("even", 30, 15), ("odd", 15, 7)]
+    assert result["label"] == "Sieve"
+    assert result["accuracy"] == 8 / 30
+    assert result["seconds"] == pytest.approx(sum(stage["seconds"] for stage in result["stages"]), abs=1e-3)
+
+
+def test_attacks_of_your_own_go_where_names_go() -> None:
+    ball = Ball("linf", 1.0)
+    mine = (Topples(ball, 2), "fgsm", Topples(ball, 3), PGD(BALL, steps=3, step_size=0.01))
+    record = evaluate(dark_is_wrong, numbered(12), torch.ones(12).long(), mine, ball=BALL)
+    assert [result["attack"] for result in record["results"]] == ["topples", "fgsm", "topples-2", "pgd"]
+    assert [result["label"] for result in record["results"]] == ["Topples", "FGSM", "Topples-2", "PGD"]
+    assert [result["eps"] for result in record["results"]] == [1.0, EPS, 1.0, EPS]
+    assert record["results"][0]["accuracy"] == 0.5
+    assert record["results"][2]["accuracy"] == 8 / 12
+    assert record["results"][3]["steps"] == 3
+    assert record["threat"] == {"norm": "linf", "eps": EPS}
+
+
+# --- AutoAttack, ours and the authors' -------------------------------------------------------------------------------
+
+
+def linear(classes: int, dimensions: int = 48) -> tuple[nn.Module, Tensor, Tensor, Tensor, Ball]:
+    """A linear model, images, labels, each image's L-inf distance to the nearest wrong class, and a ball of half reach.
+
+    The distance is min_j (z_y - z_j) / |w_y - w_j|_1; half of the images are nearer than the ball's eps, half farther.
+    """
+    generator = torch.Generator().manual_seed(classes)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(dimensions, classes))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.randn(classes, dimensions, generator=generator))
+        model[1].bias.zero_()
+        x = 0.5 + 0.3 * (torch.rand(24, 3, 4, 4, generator=generator) - 0.5)
+        logits = model(x)
+        y = logits.argmax(1)
+        weight = model[1].weight
+        gaps = logits.gather(1, y[:, None]) - logits
+        reach = (weight[y][:, None] - weight[None]).abs().sum(2)
+        distance = (gaps / reach).masked_fill(nn.functional.one_hot(y, classes).bool(), torch.inf).amin(1)
+    eps = float(distance.median())
+    assert x.min() > eps, "no image touches the box"
+    assert x.max() < 1 - eps
+    clear = (distance / eps - 1).abs() > 0.03
+    return model, x[clear], y[clear], distance[clear], Ball("linf", eps)
+
+
+@pytest.mark.parametrize("engine", ("anchor", "reference"))
+@pytest.mark.parametrize("name, classes", (("autoattack", 4), ("autoattack-preview", 4), ("autoattack-preview", 12)))
+def test_autoattack_finds_what_can_be_found(name: str, classes: int, engine: Any) -> None:
+    if engine == "reference":
+        pytest.importorskip("pyautoattack")
+    model, x, y, distance, ball = linear(classes)
+    assert 8 <= int((distance > ball.eps).sum()) <= len(x) - 8
+    measurement = measure(model, x, y, (name,), ball=ball, engine=engine, batch_size=10)
+    assert measurement.outcomes[f"held_{name}"].tolist() == (distance > ball.eps).tolist()
+    (result,) = measurement.record["results"]
+    assert result["engine"] == {"anchor": "anchor", "reference": "pyautoattack"}[engine]
+    assert result["label"] == {"autoattack": "AutoAttack", "autoattack-preview": "AutoAttack (preview)"}[name]
+    expected = ["apgd-ce", "apgd-t", "fab-t", "square"][: 4 if name == "autoattack" else 2]
+    assert [stage["stage"] for stage in result["stages"]] == expected
+    assert result["stages"][0]["images"] == len(x)
+    assert sum(stage["fell"] for stage in result["stages"]) == int((distance <= ball.eps).sum())
+    if engine == "anchor" and classes == 12:
+        assert result["stages"][1]["targets"] == 9
+
+
+def test_the_authors_code_leaves_no_traces() -> None:
+    pytest.importorskip("pyautoattack")
+    model, x, y, _, ball = linear(4)
+    torch.manual_seed(7)
+    before, trace = torch.get_rng_state(), lambda frame, event, argument: None
+    previous = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        first = measure(model, x, y, ("autoattack-preview",), ball=ball, engine="reference")
+        assert sys.gettrace() is trace
+    finally:
+        sys.settrace(previous)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(8)
+    again = measure(model, x, y, ("autoattack-preview",), ball=ball, engine="reference")
+    assert (first.outcomes["held_autoattack-preview"] == again.outcomes["held_autoattack-preview"]).all()
+
+
+def test_the_reference_engine_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, y, *_ = linear(4)
+    with pytest.raises(Refusal, match="runs autoattack and autoattack-preview alone; add one"):
+        measure(model, x, y, ("clean", "pgd20"), engine="reference")
+    with pytest.raises(Refusal, match=r"engine 'foolbox'.*anchor, reference"):
+        known_attacks(("autoattack",), "foolbox")  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    with pytest.raises(Refusal, match="pip install pyautoattack"):
+        measure(model, x, y, ("autoattack",), engine="reference")
+
+
+def test_the_reference_engine_needs_four_classes() -> None:
+    pytest.importorskip("pyautoattack")
+    model, x, y, _, ball = linear(3)
+    with pytest.raises(Refusal, match="3 classes; allowed: 4 or more"):
+        measure(model, x, y, ("autoattack",), ball=ball, engine="reference")
+
+
+def test_the_reference_engine_runs_other_attacks_as_ever() -> None:
+    pytest.importorskip("pyautoattack")
+    theirs, ours = plan(("autoattack", "pgd20"), BALL, 10, "reference")
+    assert (theirs.engine, ours.engine) == ("pyautoattack", "anchor")
+    assert ours == plan(("pgd20",), BALL, 10)[0]
+
+
+# --- what attacks search on ------------------------------------------------------------------------------------------
+
+
+def own_model(classes: int = 4) -> LogitsOnly:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = backbone("resnet8", classes, (3, 8, 8), {"width": 4})
+    return LogitsOnly(Classifier(network, [0.5] * 3, [0.25] * 3)).eval()
+
+
+def test_our_own_models_are_searched_in_a_faster_form_of_the_same_function() -> None:
+    model, x = own_model(), torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    twin: Any = searching.searched(model, "float32", x)
+    assert twin is not model
+    with torch.no_grad():
+        assert torch.allclose(twin(x), model(x), atol=1e-5)
+    assert searching.laid_out(model, x).is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(searching.laid_out(model, x), x)
+    assert searching.laid_out(dark_is_wrong, x) is x, "somebody else's network may call view()"
+
+
+def test_a_twin_that_is_another_function_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return dark_is_wrong(x).repeat(1, 2)
+
+    monkeypatch.setattr(searching, "Folded", lambda classifier, dtype: Wrong())
+    model, x = own_model(), torch.rand(4, 3, 8, 8)
+    assert searching.searched(model, "float32", x) is model
+    in_bf16: Any = searching.searched(model, "bf16", x)
+    assert in_bf16.model is model
+
+
+def test_the_verdict_is_the_models_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that sees another function cannot make the model look worse, nor better."""
+    model, x, y, distance, ball = linear(4)
+    monkeypatch.setattr(evaluation.measuring, "searched", lambda model, precision, x: lambda x: -model(x))
+    held = measure(model, x, y, ("pgd20",), ball=ball).outcomes["held_pgd20"]
+    assert held.all()
+    assert not (distance > ball.eps).all()
+
+
+class BlindInBf16(nn.Module):
+    """Under autocast nothing is left of the gradient."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x.detach() + 0 * x) if torch.is_autocast_enabled("cpu") else self.model(x)
+
+
+def test_a_bf16_search_is_told_and_tried_again_in_float32() -> None:
+    model, x, y, distance, ball = linear(2)
+    nearest_first = distance.argsort()
+    x, y, distance = x[nearest_first], y[nearest_first], distance[nearest_first]
+    attack = PGD(ball, steps=40, step_size=ball.eps / 10, start="none")
+    exact = measure(model, x, y, (attack,), search="float32").outcomes["held_pgd"]
+    assert exact.tolist() == (distance > ball.eps).tolist()
+    for size in (100, 3):
+        measurement = measure(BlindInBf16(model), x, y, (attack,), search="bf16", batch_size=size)
+        held, (_, check) = measurement.outcomes["held_pgd"], measurement.record["checks"]
+        told = int((~exact[:size]).sum())
+        assert (held == exact)[:size].all()
+        assert held[size:].all(), "one batch is tried again, the rest is an upper bound"
+        assert check["verdict"] == "warn"
+        assert check["detail"].startswith(f"{told} of {min(size, len(x))} images that it left standing fell")
+        assert measurement.record["results"][0]["search"] == "bf16"
+        assert measurement.record["results"][0]["dtype"] == "float32"
+
+
+def test_a_bf16_search_that_misses_nothing_passes() -> None:
+    model, x, y, distance, ball = linear(2)
+    measurement = measure(model, x, y, ("pgd20-2-255",), ball=ball, search="bf16")
+    assert measurement.outcomes["held_pgd20-2-255"].tolist() == (distance > ball.eps).tolist()
+    assert [check["verdict"] for check in measurement.record["checks"]] == ["pass", "pass"]
+
+
+# --- curves and checks -----------------------------------------------------------------------------------------------
+
+
+def test_curves_give_the_closed_form() -> None:
+    model, x, y, distance, ball = linear(2)
+    curves = measure(model, x, y, ("clean",), ball=ball, curves=("eps", "steps")).record["curves"]
+    shares = [0, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4]
+    assert [point["eps"] for point in curves["eps"]] == pytest.approx([share * ball.eps for share in shares])
+    for point in curves["eps"]:
+        sure = ((distance / point["eps"] - 1).abs() > 0.07) if point["eps"] else distance > 0
+        expected = (distance > point["eps"]).double().mean().item()
+        assert point["accuracy"] == pytest.approx(expected, abs=1e-9 + (~sure).double().mean().item())
+        assert {"interval", "per_class", "step_size", "images", "search"} <= point.keys() or point["eps"] == 0
+    assert [point["steps"] for point in curves["steps"]] == [1, 2, 5, 10, 20, 50, 100]
+    assert len({point["step_size"] for point in curves["steps"]}) == 1
+    assert {point["eps"] for point in curves["steps"]} == {ball.eps}
+    last = (distance > ball.eps).double().mean().item()
+    assert curves["steps"][-1]["accuracy"] == pytest.approx(last)
+    assert curves["steps"][0]["accuracy"] > last
+
+
+def test_no_point_of_a_curve_is_made_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attack that fails in larger balls shows: accuracy rises with eps."""
+
+    def only_small(self: PGD, model: Model, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        assert len(x) == 12, "every point attacks every image"
+        return torch.zeros_like(x) if self.ball.eps < 0.3 else x
+
+    monkeypatch.setattr(PGD, "search", only_small)
+    ball = Ball("linf", 0.2)
+    record = measure(dark_is_wrong, numbered(12), torch.ones(12).long(), ("clean",), ball=ball, curves=("eps",)).record
+    accuracies = [point["accuracy"] for point in record["curves"]["eps"]]
+    assert accuracies[0] == 1
+    assert min(accuracies) < 1
+    assert accuracies[-1] == 1
+
+
+def test_a_curve_stays_within_what_pixels_allow_and_takes_l2() -> None:
+    radii = [point["eps"] for point in sketched(Ball("linf", 0.4))]
+    assert max(radii) == pytest.approx(0.8)
+    assert [point["eps"] for point in sketched(Ball("l2", 0.5))][-1] == pytest.approx(2.0)
+
+
+def sketched(ball: Ball) -> list[dict[str, Any]]:
+    record = measure(dark_is_wrong, numbered(3), torch.ones(3).long(), (), ball=ball, curves=("eps",)).record
+    return list(record["curves"]["eps"])
+
+
+def test_an_unknown_curve_is_refused() -> None:
+    with pytest.raises(Refusal, match="'esp' is unknown; allowed: eps, steps"):
+        measure(dark_is_wrong, numbered(3), torch.ones(3).long(), curves=("esp",))
+
+
+def test_checks_see_the_measurement_and_join_the_record() -> None:
+    model, x, y, _, ball = linear(4)
+
+    def check(*given: Any) -> list[dict[str, str]]:
+        tested, images, labels, measurement = given
+        assert (tested, labels) == (model, y)
+        assert torch.equal(images, x)
+        detail = ",".join(measurement.outcomes)
+        return [{"name": "mine", "verdict": "warn", "detail": detail}]
+
+    record = measure(model, x, y, ("pgd20",), ball=ball, checks=(check,)).record
+    assert record["checks"][-1] == {"name": "mine", "verdict": "warn", "detail": "label,clean_prediction,held_pgd20"}
