@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from .errors import Refusal, one_line
 
 DONE, FAULT, REFUSED, INTERRUPTED = 0, 1, 2, 130
+OVER = "a setting and its values: objective.hardness=0,1,2; with --tries also a range: 0.1..1 or log:0.1..1"
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     try:
         asked, rest = parser().parse_known_args([word for word in words if word != "--debug"])
-        if rest and asked.command is not train:
+        if rest and asked.command not in (train, sweep):
             raise Refusal(f"{' '.join(rest)!r} is not understood; anchor {asked.name} --help shows what is allowed")
         asked.settings = rest
         asked.command(asked)
@@ -71,6 +72,15 @@ def parser() -> Parser:
     sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped")
     add_data_dir(sub)
     sub.epilog = "anchor recipes NAME prints the settings of a recipe and what each one means."
+
+    sub = add("sweep", sweep, "train a recipe over many settings and seeds, ranked on the validation split")
+    sub.add_argument("recipe", help="built-in name (anchor recipes lists them) or a YAML file")
+    sub.add_argument("--over", action="append", default=[], metavar="KEY=VALUES", help=OVER)
+    sub.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 at each (default: 3)")
+    sub.add_argument("--tries", type=int, metavar="N", help="search: N combinations, picked by Optuna, not the grid")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="the sweep's directory; runs/sweep-NAME if not given")
+    add_data_dir(sub)
+    sub.epilog = "--section.key value sets what stays fixed. Stopped, the same command goes on; it may grow, too."
 
     sub = add("evaluate", evaluate, "measure clean and robust accuracy on the test images")
     sub.add_argument("source", metavar="RUN|WEIGHTS", help="run directory, .safetensors file or PyTorch state dict")
@@ -129,6 +139,29 @@ def train(asked: argparse.Namespace) -> None:
         recipe = settle(asked.recipe, asked.settings)
         run = training.start(recipe, asked.out or Path("runs") / recipe.name, asked.data_dir, Display())
     print(run)
+
+
+def sweep(asked: argparse.Namespace) -> None:
+    from . import sweep as sweeping
+    from .display import Display
+    from .report.ranking import sheet
+    from .report.sheet import show
+
+    record, out = sweeping.sweep(
+        asked.recipe,
+        asked.over,
+        settings=asked.settings,
+        seeds=asked.seeds,
+        tries=asked.tries,
+        out=asked.out,
+        data_dir=asked.data_dir,
+        display=Display(),
+    )
+    show([sheet(record)])
+    print(f"written: {out / sweeping.RECORD}, {out / sweeping.TABLE}; next: anchor evaluate {out}/NAME of a run")
+    failed = sum("failed" in run for run in record["runs"])
+    if failed:
+        raise Refusal(f"{failed} of {len(record['runs'])} runs failed; {out / sweeping.TABLE} has the reasons")
 
 
 def evaluate(asked: argparse.Namespace) -> None:

@@ -1,7 +1,6 @@
 """Clean and robust accuracy: per image, per class, with intervals, every convention stated beside its number."""
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from .attacks import PGD, Attack
 from .data import check_pixels
 from .errors import Refusal
+from .intervals import wilson
 from .threat import Ball
 
 SCHEMA = 1
@@ -204,17 +204,6 @@ def per_class(held: Tensor, y: Tensor, classes: Sequence[str] | None) -> list[di
                 }
             )
     return rows
-
-
-def wilson(successes: int, count: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, 95 % by default (Wilson 1927, JASA 22).
-
-    (p + z^2/2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2/n), p = successes / count, n = count.
-    """
-    p, scale = successes / count, 1 + z * z / count
-    centre = (p + z * z / (2 * count)) / scale
-    half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count)) / scale
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def recheck(inside: bool) -> dict[str, str]:
