@@ -98,6 +98,12 @@ def parser() -> Parser:
     sub.add_argument("--normalize", help="what a plain state dict was trained with: none, cifar10 or MEAN,..:STD,..")
     add_data_dir(sub)
 
+    sub = add("compare", compare, "set evaluated runs side by side: accuracy over seeds, paired tests, cost")
+    sub.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run directories; the first method is the yardstick"
+    )
+    sub.add_argument("--json", type=Path, metavar="FILE", help="also write the facts, full precision, as JSON")
+
     sub = add("recipes", recipes, "list the built-in recipes and what they promise")
     sub.add_argument("recipe", nargs="?", help="print this one whole, with what each setting means")
 
@@ -186,6 +192,20 @@ def evaluate(asked: argparse.Namespace) -> None:
         display=Display(),
     )
     show(record)
+
+
+def compare(asked: argparse.Namespace) -> None:
+    from . import runs
+    from .report.compare import comparison
+    from .report.compared import sheets
+    from .report.sheet import show
+
+    if len(asked.runs) < 2:
+        raise Refusal(f"only {asked.runs[0]} given; name two runs or more, of several methods or seeds")
+    facts = comparison(asked.runs)
+    if asked.json:
+        runs.write_json(asked.json, facts)
+    show(sheets(facts))
 
 
 def number(option: str, given: object) -> float:

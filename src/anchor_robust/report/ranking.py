@@ -5,6 +5,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from ..intervals import wilson
+from .dotted import shortened, spelled
 from .sheet import Sheet, bounds, spread
 
 Facts = Mapping[str, Any]
@@ -50,7 +51,7 @@ def sheet(record: Facts) -> Sheet:
     """The ranking of a sweep.json as a table."""
     which = ("robust", "clean") if record["selects_on"] == "robust" else ("clean", "robust")
     headings = ["settings", "seeds", f"{which[0]} %", "95 % interval", f"{which[1]} %", "seconds"]
-    rows = [[spelled(each["settings"]), *numbers(each, which)] for each in record["combinations"]]
+    rows = [[spelled(shortened(each["settings"])), *numbers(each, which)] for each in record["combinations"]]
     return Sheet(f"{record['recipe']}: accuracy on the validation split", headings, rows, notes(record))
 
 
@@ -60,18 +61,6 @@ def numbers(each: Facts, which: Sequence[str]) -> list[str]:
         return [seeds, "", "", "", ""]
     first, second = (spread(each[f"validation_{name}"], decimals=1) for name in which)
     return [seeds, first, bounds(each["interval"]), second, f"{mean(each['seconds']):.0f}"]
-
-
-def spelled(settings: Facts) -> str:
-    """`hardness=2 views=clean,adversarial`."""
-    listed = [",".join(map(str, value)) if isinstance(value, list) else str(value) for value in settings.values()]
-    return " ".join(f"{key}={value}" for key, value in zip(short(list(settings)), listed, strict=True))
-
-
-def short(keys: Sequence[str]) -> list[str]:
-    """Dotted names by their last word where that names only one of them."""
-    last = [key.split(".")[-1] for key in keys]
-    return [word if last.count(word) == 1 else key for word, key in zip(last, keys, strict=True)]
 
 
 def notes(record: Facts) -> list[str]:

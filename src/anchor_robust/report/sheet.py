@@ -21,7 +21,7 @@ class Sheet:
     wrapped: int = 1
 
     def rich(self) -> Table:
-        table = Table(title=Text(self.title, style="table.title"), title_justify="left")
+        table = Table()
         for column, heading in enumerate(self.headings):
             words = column < self.wrapped
             table.add_column(Text(heading), justify="left" if words else "right", no_wrap=not words, overflow="fold")
@@ -31,15 +31,17 @@ class Sheet:
 
     def markdown(self) -> list[str]:
         ruler = ["---" if column < self.wrapped else "---:" for column in range(len(self.headings))]
-        rows = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in self.rows]
-        notes = [line for note in self.notes for line in ("", note)]
-        return [self.title, "", f"| {' | '.join(self.headings)} |", f"|{'|'.join(ruler)}|", *rows, *notes]
+        table = [self.headings, ruler, *([cell.replace("|", "\\|") for cell in row] for row in self.rows)]
+        lines = ["", *(f"| {' | '.join(cells)} |" for cells in table)] if self.rows else []
+        return [f"**{self.title}**", *lines, *(line for note in self.notes for line in ("", note))]
 
 
 def show(sheets: Sequence[Sheet]) -> None:
     console = output()
     for sheet in sheets:
-        console.print(sheet.rich())
+        console.print(Text(sheet.title, style="bold"))
+        if sheet.rows:
+            console.print(sheet.rich())
         for note in sheet.notes:
             console.print(note, highlight=False, markup=False, soft_wrap=not console.is_terminal)
         console.print()

@@ -10,6 +10,7 @@ import yaml
 
 from ..errors import Refusal
 from ..recipe import merge, scalar
+from ..report.dotted import flat
 from ..settings import fraction
 
 Point = dict[str, str]
@@ -81,14 +82,6 @@ def ends(text: str, low: str, high: str, log: bool) -> tuple[str, str]:
 
 def number(text: str) -> float:
     return float(fraction(text))
-
-
-def flat(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    pairs: dict[str, Any] = {}
-    for key, value in mapping.items():
-        pairs |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return pairs
 
 
 def grid(axes: Sequence[Axis]) -> list[Point]:

@@ -11,13 +11,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import yaml
-
 from .. import data, runs, train
 from ..display import Display
 from ..errors import Refusal, one_line
 from ..recipe import Recipe, as_mapping, merge, settle
-from ..report.ranking import ranked, sheet, short
+from ..report.dotted import flat, short
+from ..report.ranking import ranked, sheet
 from . import axes
 from .axes import Axis, Point
 
@@ -147,7 +146,7 @@ def settled(source: str, settings: Sequence[str], point: Point, seed: int) -> Re
 
 def whole_numbers(swept: Sequence[Axis], recipe: Recipe) -> list[str]:
     """The swept settings of `recipe` that are counted, such as steps."""
-    held = axes.flat(as_mapping(recipe))
+    held = flat(as_mapping(recipe))
     return [axis.key for axis in swept if isinstance(held[axis.key], int)]
 
 
@@ -193,7 +192,7 @@ def check_same(run: Path, recipe: Recipe) -> None:
     """Refuse a run directory that holds the run of another recipe."""
     if not (run / runs.RECIPE).exists():
         return
-    held, asked = (axes.flat(as_mapping(each)) for each in (settle(str(run / runs.RECIPE)), recipe))
+    held, asked = (flat(as_mapping(each)) for each in (settle(str(run / runs.RECIPE)), recipe))
     other = [key for key in held | asked if held.get(key) != asked.get(key)]
     if other:
         raise Refusal(f"{run} holds a run of another recipe ({', '.join(other)} differ); name another --out")
@@ -204,7 +203,7 @@ def trained(out: Path, run: Planned, data_dir: str | None, display: Display) -> 
     directory = out / run.name
     facts = {
         "run": run.name,
-        "settings": {key: yaml.safe_load(value) for key, value in run.point.items()},
+        "settings": {key: flat(as_mapping(run.recipe))[key] for key in run.point},
         "seed": run.recipe.seed,
     }
     check_same(directory, run.recipe)
