@@ -189,7 +189,7 @@ def test_cost_and_equal_wall_clock_by_hand(tmp_path: Path) -> None:
     quick, slow = ((4.0, 0.2), (8.0, 0.35)), ((6.0, 0.3), (12.0, 0.5))
     paths = [
         write_run(tmp_path / "a", "pgd-at", 0, log=quick),
-        write_run(tmp_path / "b", "pgd-at", 1, log=((4.0, 0.25), (9.0, 0.15))),
+        write_run(tmp_path / "b", "pgd-at", 1, log=((4.0, 0.25), (9.0, 0.45))),
         write_run(tmp_path / "c", "anchor", 0, log=slow),
         write_run(tmp_path / "d", "late", 0, log=((9.5, 0.6),)),
     ]
@@ -197,8 +197,8 @@ def test_cost_and_equal_wall_clock_by_hand(tmp_path: Path) -> None:
     assert [(each["images_seen"], each["seconds"]) for each in facts["cost"]] == [(140, 8.5), (140, 12.0), (70, 9.5)]
     equal = facts["equal_seconds"]
     assert equal["budget"] == 9.0
-    assert [each["by_then"] for each in equal["accuracies"]] == [[0.35, 0.25], [0.3], None]
-    assert [each["at_the_end"] for each in equal["accuracies"]] == [[0.35, 0.25], [0.5], [0.6]]
+    assert [each["by_then"] for each in equal["accuracies"]] == [[0.35, 0.45], [0.3], None]
+    assert [each["at_the_end"] for each in equal["accuracies"]] == [[0.35, 0.45], [0.5], [0.6]]
     told = "\n".join(markdown(facts))
     assert "within 9 s" in told
     assert "Not test accuracy" in told
