@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -67,11 +68,11 @@ def test_values_are_split_as_yaml_splits_them(listed: list[Any]) -> None:
 @pytest.mark.parametrize(
     "typed, values, scale",
     [
-        ("0.1..1", ("0.1", "1"), "linear:"),
-        ("log:1e-4..1e-1", ("1e-4", "1e-1"), "log:"),
-        ("1/255..8/255", ("1/255", "8/255"), "linear:"),
-        ("-2..-1", ("-2", "-1"), "linear:"),
-        (".5..1.5", (".5", "1.5"), "linear:"),
+        ("0.1..1", ("0.1", "1"), "linear"),
+        ("log:1e-4..1e-1", ("1e-4", "1e-1"), "log"),
+        ("1/255..8/255", ("1/255", "8/255"), "linear"),
+        ("-2..-1", ("-2", "-1"), "linear"),
+        (".5..1.5", (".5", "1.5"), "linear"),
         ("../there,here", ("../there", "here"), "values"),
     ],
 )
@@ -232,6 +233,18 @@ def test_a_stopped_sweep_goes_on_to_the_same_weights(
     ]
 
 
+def test_a_stop_does_not_forget_what_comes_later(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "sweep"))
+    shutil.rmtree(out / NAMES[0])
+
+    def interrupted(*asked: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "start", interrupted)
+    assert sweeping(out) == 130
+    assert [run["run"] for run in record_of(out)["runs"]] == NAMES[1:]
+
+
 def test_a_kill_while_a_run_began_loses_nothing(tmp_path: Path) -> None:
     out, over = tmp_path / "sweep", ("--over", "optimise.lr=0.1")
     assert sweeping(out, over=over, seeds=1) == 0
@@ -291,8 +304,8 @@ def test_a_combination_with_a_failed_seed_ranks_last() -> None:
 # Search.
 
 SPACE = [
-    axes.Axis("lr", ("0.01", "1"), "log:"),
-    axes.Axis("width", ("2", "9"), "linear:"),
+    axes.Axis("lr", ("0.01", "1"), "log"),
+    axes.Axis("width", ("2", "9"), "linear"),
     axes.Axis("views", ("[a, b]", "[c]")),
 ]
 

@@ -23,7 +23,7 @@ FORBIDDEN = {"seed": "--seeds N trains each combination with seeds 0 to N - 1", 
 class Axis:
     """A setting `key` and its values as YAML writes them; of a range, its two ends.
 
-    `scale` is `values` for a list, else how a search draws between the ends: `linear:` or `log:`.
+    `scale` is `values` for a list, else how a search draws between the ends: `linear` or `log`.
     """
 
     key: str
@@ -59,7 +59,8 @@ def axis(text: str) -> Axis:
         raise Refusal(f"--over {text} given; write --over section.key=value,value")
     between = RANGE.fullmatch(listed.strip())
     if between:
-        return Axis(key, ends(text, between["low"], between["high"], bool(between["log"])), between["log"] or "linear:")
+        scale = "log" if between["log"] else "linear"
+        return Axis(key, ends(text, between["low"], between["high"], scale), scale)
     try:
         # YAML's own list splits at the right commas: [a,b],[c] are two values.
         values = yaml.safe_load(f"[{listed}]")
@@ -70,13 +71,13 @@ def axis(text: str) -> Axis:
     return Axis(key, tuple(scalar(value) for value in values))
 
 
-def ends(text: str, low: str, high: str, log: bool) -> tuple[str, str]:
+def ends(text: str, low: str, high: str, scale: str) -> tuple[str, str]:
     try:
         first, last = number(low), number(high)
     except ValueError:
         raise Refusal(f"--over {text} given; allowed: a range of numbers such as 0.1..1 or log:0.1..1") from None
-    if not first < last or (log and first <= 0):
-        raise Refusal(f"--over {text} given; the lower end comes first" + " and lies above 0" * log)
+    if not first < last or (scale == "log" and first <= 0):
+        raise Refusal(f"--over {text} given; the lower end comes first" + " and lies above 0" * (scale == "log"))
     return low, high
 
 
@@ -126,8 +127,8 @@ def distribution(optuna: Any, axis: Axis, whole: bool) -> Any:
         return optuna.distributions.CategoricalDistribution(axis.values)
     low, high = map(number, axis.values)
     if whole:
-        return optuna.distributions.IntDistribution(round(low), round(high), log=axis.scale == "log:")
-    return optuna.distributions.FloatDistribution(low, high, log=axis.scale == "log:")
+        return optuna.distributions.IntDistribution(round(low), round(high), log=axis.scale == "log")
+    return optuna.distributions.FloatDistribution(low, high, log=axis.scale == "log")
 
 
 def written(value: str | int | float) -> str:

@@ -56,6 +56,15 @@ class Sweep:
         recipes = [settled(self.source, self.settings, point, seed) for seed in range(self.seeds)]
         return [Planned(f"{label(point)},seed={recipe.seed}", point, recipe) for recipe in recipes]
 
+    def take_stock(self, points: Sequence[Point]) -> None:
+        """Refuse directories that hold runs of other recipes, and note what is done already."""
+        plan = [run for point in points for run in self.planned(point)]
+        for run in plan:
+            check_same(self.out / run.name, run.recipe)
+        for run in plan:
+            if finished(self.out / run.name, run.recipe):
+                self.found[run.name] = trained(self.out, run, self.data_dir, self.display)
+
     def visit(self, point: Point) -> float | None:
         """Train at `point` with every seed; the mean validation accuracy over them, None if one failed."""
         plan = self.planned(point)
@@ -115,15 +124,12 @@ def sweep(
         {"recipe": recipes[0].name, "settings": merge({}, settings), "swept": [axis.key for axis in swept]},
         "robust" if any(recipe.objective.selects_on == "robust" for recipe in recipes) else "clean",
     )
-    if tries is None:
-        check_distinct(points, recipes)
-    else:
-        axes.optional_optuna()
+    check_distinct(points, recipes) if tries is None else axes.optional_optuna()
     for name in {recipe.data.name for recipe in recipes}:
         data.load(name, "train", data_dir)
     claim(asked.out, asked.identity)
-    for run in (run for point in points for run in asked.planned(point)):
-        check_same(asked.out / run.name, run.recipe)
+    if tries is None:
+        asked.take_stock(points)
     count, kind = (len(points), "combinations") if tries is None else (tries, "tries")
     display.line(f"{asked.out}: {count} {kind} x {seeds} seeds = {count * seeds} runs")
     asked.write()
