@@ -20,7 +20,8 @@ import anchor_robust
 from anchor_robust import evaluation
 from anchor_robust.attacks import APGD, PGD, Square
 from anchor_robust.errors import Refusal
-from anchor_robust.evaluation import PROTOCOLS, evaluate, measure, wilson
+from anchor_robust.evaluation import PROTOCOLS, evaluate, measure
+from anchor_robust.intervals import wilson
 from anchor_robust.threat import Ball
 
 ATTACKS = ("clean", "pgd20", "pgd20-2-255")

@@ -11,13 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import environment, runs
+from . import data, environment, runs
+from .attacks import EmbeddingAttack, Transfer
 from .display import Display
 from .errors import Refusal
-from .evaluation import PROTOCOLS, Engine, Ledger, Precision, known_attacks, known_curves, measure
+from .evaluation import PROTOCOLS, Engine, Ledger, Model, Precision, known_attacks, known_curves, measure
+from .evaluation.corrupted import corrupted
+from .evaluation.protocols import Planned, alone, pgd20
+from .models import LogitsOnly
 from .report.card import card
-from .subject import Named, under_test
+from .subject import Named, Subject, under_test
 from .threat import Ball, Norm
+
+REFERENCES = 1000  # training images that attacks on the embedding measure themselves by
 
 
 def audit(
@@ -32,6 +38,8 @@ def audit(
     engine: Engine = "anchor",
     search: Precision = "float32",
     curves: Sequence[str] = (),
+    corruptions: bool = False,
+    transfer_from: str | None = None,
     out: Path | None = None,
     model: str | None = None,
     model_args: str | None = None,
@@ -40,7 +48,10 @@ def audit(
     data_dir: str | None = None,
     display: Display,
 ) -> dict[str, Any]:
-    """Evaluate the model that `source`, `model` and their like name (see `subject`); returns the record written."""
+    """Evaluate the model that `source`, `model` and their like name (see `subject`); returns the record written.
+
+    `transfer_from` names a second run of the same classes, whose adversarials are tried on the model.
+    """
     if not attacks:
         raise Refusal(f"no attack given; allowed: clean, {', '.join(PROTOCOLS)}, comma-separated")
     known_attacks(attacks, engine)
@@ -58,8 +69,12 @@ def audit(
         raise Refusal(f"--norm {norm} needs --eps: {subject.ball.eps:g} is a radius in {subject.ball.norm}")
     if eps == 0:
         raise Refusal("--eps 0 given; allowed: above 0; at 0 the accuracy is the clean one")
+    if transfer_from is None and "transfer" in attacks:
+        raise Refusal("attack transfer needs --transfer-from RUN, the run whose adversarials are tried on the model")
     ball = Ball(norm or subject.ball.norm, subject.ball.eps if eps is None else eps)
     images = subject.images.first(min(limit or len(subject.images), len(subject.images)))
+    sibling = transfer_from and under_test(Named(transfer_from, data=images.name, data_dir=data_dir), device).model
+    planned = [in_context(attack, subject, sibling, ball, data_dir) for attack in attacks]
     target = destination(subject.run, out, len(images), attacks, curves, ball, display)
     on_device = images.to(device)
     around = environment.describe(device)
@@ -71,7 +86,7 @@ def audit(
             subject.model,
             on_device.pixels(slice(None)),
             on_device.labels,
-            attacks,
+            planned,
             ball=ball,
             batch_size=batch_size,
             seed=seed,
@@ -79,6 +94,7 @@ def audit(
             search=search,
             curves=curves,
             checks=True,
+            sibling=sibling or None,
             classes=images.classes,
             bar=display.bar,
             ledger=ledger,
@@ -86,6 +102,11 @@ def audit(
     except KeyboardInterrupt:
         kept = f"the same command goes on from {ledger.path}" if ledger.path else "--out FILE.json would have kept it"
         raise KeyboardInterrupt(f"stopped; {kept}") from None
+    if corruptions:
+        pixels = on_device.pixels(slice(None))
+        measurement.record["corruptions"] = corrupted(
+            subject.model, pixels, on_device.labels, images.classes, batch_size, seed, display.bar
+        )
     record = {
         **measurement.record,
         "model": subject.about,
@@ -97,6 +118,28 @@ def audit(
         ledger.close()
         display.line(f"written: {target}")
     return record
+
+
+def in_context(
+    attack: str, subject: Subject, sibling: Model | str | None, ball: Ball, data_dir: str | None
+) -> str | Planned:
+    """The attacks that need more than a model and a ball, with what they need; other names as they are."""
+    if attack == "transfer" and callable(sibling):
+        return Planned(attack, "PGD-20 (transferred)", alone(Transfer(sibling, pgd20(ball))))
+    if not attack.startswith("embedding-"):
+        return attack
+    if not isinstance(subject.model, LogitsOnly):
+        raise Refusal(f"attack {attack} given; it needs the embedding of a model that anchor train has written")
+    references = data.load(subject.images.name, "train", data_dir).first(REFERENCES).to(subject.model.device)
+    search = EmbeddingAttack(
+        pgd20(ball),
+        subject.model.embed,
+        references.pixels(slice(None)),
+        references.labels,
+        loss="centroid" if attack == "embedding-centroid" else "contrast",
+    )
+    label = "PGD-20 (from centroid)" if attack == "embedding-centroid" else "PGD-20 (contrast)"
+    return Planned(attack, label, alone(search))
 
 
 def save(target: Path, record: dict[str, Any], outcomes: Any) -> None:

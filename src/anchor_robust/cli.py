@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from .errors import Refusal, one_line
 
 DONE, FAULT, REFUTED, REFUSED, INTERRUPTED = 0, 1, 1, 2, 130
+OVER = "a setting and its values: objective.hardness=0,1,2; with --tries also a range: 0.1..1 or log:0.1..1"
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     try:
         asked, rest = parser().parse_known_args([word for word in words if word != "--debug"])
-        if rest and asked.command is not train:
+        if rest and asked.command not in (train, sweep):
             raise Refusal(f"{' '.join(rest)!r} is not understood; anchor {asked.name} --help shows what is allowed")
         asked.settings = rest
         return asked.command(asked) or DONE
@@ -71,6 +72,15 @@ def parser() -> Parser:
     add_data_dir(sub)
     sub.epilog = "anchor recipes NAME prints the settings of a recipe and what each one means."
 
+    sub = add("sweep", sweep, "train a recipe over many settings and seeds, ranked on the validation split")
+    sub.add_argument("recipe", help="built-in name (anchor recipes lists them) or a YAML file")
+    sub.add_argument("--over", action="append", default=[], metavar="KEY=VALUES", help=OVER)
+    sub.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 at each (default: 3)")
+    sub.add_argument("--tries", type=int, metavar="N", help="search: N combinations, picked by Optuna, not the grid")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="the sweep's directory; runs/sweep-NAME if not given")
+    add_data_dir(sub)
+    sub.epilog = "--section.key value sets what stays fixed. Stopped, the same command goes on; it may grow, too."
+
     sub = add("evaluate", evaluate, "measure clean and robust accuracy on the test images")
     sub.add_argument(
         "source",
@@ -93,6 +103,8 @@ def parser() -> Parser:
         help="bf16: faster, and the accuracy an upper bound; the verdicts are in float32 either way",
     )
     sub.add_argument("--curve", default="", metavar="eps,steps", help="accuracy also against eps, steps, or both")
+    sub.add_argument("--corruptions", action="store_true", help="accuracy under noise, blur, JPEG and the like as well")
+    sub.add_argument("--transfer-from", metavar="RUN", help="second run, for the attack transfer and the checks")
     sub.add_argument("--claim", type=float, metavar="0.5", help="exit 1 if the whole interval lies below this accuracy")
     sub.add_argument("--claim-attack", metavar="ATTACK", help="which accuracy is claimed; that of the last attack")
     sub.add_argument("--norm", choices=("linf", "l2"), help="norm of the ball; the run's own, or linf")
@@ -132,6 +144,12 @@ def parser() -> Parser:
     sub.add_argument("--json", type=Path, metavar="FILE", help="where the record goes; a run keeps its own")
     sub.add_argument("--model", help="the weights' own class, your.module.Class, if you trust its code")
     add_data_dir(sub)
+
+    sub = add("compare", compare, "set evaluated runs side by side: accuracy over seeds, paired tests, cost")
+    sub.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run directories; the first method is the yardstick"
+    )
+    sub.add_argument("--json", type=Path, metavar="FILE", help="also write the facts, full precision, as JSON")
 
     sub = add("recipes", recipes, "list the built-in recipes and what they promise")
     sub.add_argument("recipe", nargs="?", help="print this one whole, with what each setting means")
@@ -176,6 +194,29 @@ def train(asked: argparse.Namespace) -> None:
     print(run)
 
 
+def sweep(asked: argparse.Namespace) -> None:
+    from . import sweep as sweeping
+    from .display import Display
+    from .report.ranking import sheet
+    from .report.sheet import show
+
+    record, out = sweeping.sweep(
+        asked.recipe,
+        asked.over,
+        settings=asked.settings,
+        seeds=asked.seeds,
+        tries=asked.tries,
+        out=asked.out,
+        data_dir=asked.data_dir,
+        display=Display(),
+    )
+    show([sheet(record)])
+    print(f"written: {out / sweeping.RECORD}, {out / sweeping.TABLE}; next: anchor evaluate {out}/NAME of a run")
+    failed = sum("failed" in run for run in record["runs"])
+    if failed:
+        raise Refusal(f"{failed} of {len(record['runs'])} runs failed; {out / sweeping.TABLE} has the reasons")
+
+
 def evaluate(asked: argparse.Namespace) -> int:
     attacks, curves = listed(asked.attacks), listed(asked.curve)
     if asked.claim is not None and not 0 <= asked.claim <= 1:
@@ -199,6 +240,8 @@ def evaluate(asked: argparse.Namespace) -> int:
         engine=asked.engine,
         search=asked.search,
         curves=curves,
+        corruptions=asked.corruptions,
+        transfer_from=asked.transfer_from,
         out=asked.out,
         model=asked.model,
         model_args=asked.model_args,
@@ -253,6 +296,20 @@ def embedding(asked: argparse.Namespace) -> None:
         display=Display(),
     )
     show(record)
+
+
+def compare(asked: argparse.Namespace) -> None:
+    from . import runs
+    from .report.compare import comparison
+    from .report.compared import sheets
+    from .report.sheet import show
+
+    if len(asked.runs) < 2:
+        raise Refusal(f"only {asked.runs[0]} given; name two runs or more, of several methods or seeds")
+    facts = comparison(asked.runs)
+    if asked.json:
+        runs.write_json(asked.json, facts)
+    show(sheets(facts))
 
 
 def number(option: str, given: object) -> float:

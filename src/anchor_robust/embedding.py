@@ -17,8 +17,9 @@ from .attacks import Attack
 from .data import ImageSet
 from .display import Display
 from .errors import Refusal
-from .evaluation import PROTOCOLS, evaluating, wilson
+from .evaluation import PROTOCOLS, evaluating
 from .evaluation.protocols import pgd20
+from .intervals import wilson
 from .models import Classifier
 from .subject import Named, Subject, under_test
 

@@ -20,8 +20,9 @@ from .checkpoint import State
 from .data import ImageSet
 from .display import Display, told
 from .errors import Refusal
-from .evaluation import evaluating, wilson
+from .evaluation import evaluating
 from .interrupt import interruptible
+from .intervals import wilson
 from .optimise import Average, Optimise, learning_rate, sgd
 from .recipe import Recipe, settle
 from .subject import digest

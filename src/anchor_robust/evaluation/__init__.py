@@ -1,7 +1,6 @@
 """Robustness in numbers that survive a review: protocols, outcomes per image, intervals, curves, resuming."""
 
 from .curves import CURVES, known_curves
-from .intervals import wilson
 from .measuring import Measurement, evaluate, measure
 from .protocols import PAPER_EPS, PROTOCOLS, Engine, Protocol, known_attacks, single
 from .resuming import Ledger
@@ -25,6 +24,5 @@ __all__ = [
     "measure",
     "predict",
     "single",
-    "wilson",
     "withstand",
 ]

@@ -16,10 +16,10 @@ from ..errors import Refusal
 from ..threat import Ball
 from .course import Bar, Course, Endured, silent_bar
 from .curves import known_curves, points
-from .intervals import summary
 from .protocols import PAPER_EPS, Engine, Planned, known_attacks, plan
 from .resuming import Ledger
 from .searching import Precision, laid_out, searched
+from .summaries import summary
 from .verdicts import Model, batches, check_labels, evaluating
 
 SCHEMA = 1
@@ -50,7 +50,7 @@ def evaluate(
     `anchor evaluate --attacks`, or attacks of your own with a ball of their own. `ball` is the threat model of the
     names, L-inf 0.031 if not given. All is computed in float32; an image counts as held under an attack only if it is
     classified rightly both clean and attacked, so images that are wrong already are not attacked. Returns a record
-    like evaluation.json; unless `checks` is off, with what speaks for and against its numbers (see `anchor_robust.checks`).
+    like evaluation.json, unless `checks` is off with what speaks for and against its numbers (`anchor_robust.checks`).
     Raises Refusal for unknown attacks, pixels outside [0, 1], or labels without a logit.
     """
     return measure(model, x, y, attacks, ball=ball, batch_size=batch_size, seed=seed, checks=checks).record
@@ -60,7 +60,7 @@ def measure(
     model: Model,
     x: Tensor,
     y: Tensor,
-    attacks: Sequence[str | Attack] = ("clean", "pgd20"),
+    attacks: Sequence[str | Attack | Planned] = ("clean", "pgd20"),
     *,
     ball: Ball | None = None,
     batch_size: int = 500,
@@ -69,6 +69,7 @@ def measure(
     search: Precision = "float32",
     curves: Sequence[str] = (),
     checks: bool = False,
+    sibling: Model | None = None,
     classes: Sequence[str] | None = None,
     bar: Bar = silent_bar,
     ledger: Ledger | None = None,
@@ -77,7 +78,7 @@ def measure(
 
     `engine` "reference" runs AutoAttack by its authors' code. `search` "bf16" looks for adversarials in bfloat16; the
     verdict is the model's in float32 all the same, and a batch of the images that withstand is attacked again in
-    float32. `curves` are `eps`, `steps`; `checks` are run at the end. `bar(label, images)` opens a progress bar, and
+    float32. `curves` are `eps`, `steps`; `checks` are run at the end, with attacks from `sibling` if given. `bar(label, images)` opens a progress bar, and
     `ledger` keeps what is finished.
     """
     known_attacks(attacks, engine)
@@ -125,7 +126,7 @@ def measure(
         measurement = Measurement(record, outcomes)
         if checks and planned:
             held = {each.name: outcomes[f"held_{each.name}"] for each in planned}
-            record["checks"] += examine(model, x, y, ball, held=held)
+            record["checks"] += examine(model, x, y, ball, held=held, sibling=sibling)
     return measurement
 
 

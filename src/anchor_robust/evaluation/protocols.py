@@ -1,10 +1,11 @@
 """Attacks by the names of `--attacks`: the sequence of stages that each name stands for."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from ..attacks import APGD, PGD, Attack, Square, Stage, fgsm, stages
+from ..attacks import APGD, PGD, Attack, Noise, Square, Stage, fgsm, stages
+from ..attacks.pgd import LEAST_LIKELY
 from ..errors import Refusal
 from ..lookup import nearest
 from ..threat import Ball
@@ -53,11 +54,14 @@ def pgd20(ball: Ball, steps: int = 20) -> PGD:
 
 
 PROTOCOLS: dict[str, Protocol] = {
+    "noise": single("random noise", Noise),
     "fgsm": single("FGSM", fgsm),
     "pgd20": single("PGD-20", pgd20),
     # AWP, AdvCL: 20 steps of 2/255 at 8/255, a quarter of eps.
     "pgd20-2-255": Protocol(quarter_label, lambda ball, classes: alone(quarter(ball))),
     "pgd100": single("PGD-100 (10 restarts)", lambda ball: PGD(ball, steps=100, step_size=ball.eps / 4, restarts=10)),
+    "pgd20-margin": single("CW-PGD-20", lambda ball: replace(pgd20(ball), loss="margin")),
+    "pgd20-targeted": single("PGD-20 (least likely)", lambda ball: replace(pgd20(ball), target=LEAST_LIKELY)),
     "apgd-ce": single("APGD-CE", APGD),
     "square": single("Square", Square),
     "autoattack-preview": Protocol(
@@ -65,6 +69,8 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "autoattack": Protocol(lambda ball: "AutoAttack", lambda ball, classes: stages(ball, "standard", classes)),
 }
+# Names for attacks that need more than a model and a ball; who has it (`anchor_robust.audit`) gives them as Planned.
+CONTEXTUAL = ("transfer", "embedding-centroid", "embedding-contrast")
 # The authors' own code, which stands in for ours where it is asked for.
 REFERENCE: dict[str, Protocol] = {
     "autoattack": Protocol(lambda ball: "AutoAttack", reference.standard, reference.NAME),
@@ -90,14 +96,20 @@ class Planned:
         return {"label": self.label, **common, "engine": self.engine}
 
 
-def plan(attacks: Iterable[str | Attack], ball: Ball, classes: int, engine: Engine = "anchor") -> list[Planned]:
+def plan(
+    attacks: Iterable[str | Attack | Planned], ball: Ball, classes: int, engine: Engine = "anchor"
+) -> list[Planned]:
     """What to run for names of `PROTOCOLS` and for attacks of the caller's own, each once, clean left out."""
     planned: dict[str, Planned] = {}
     protocols = PROTOCOLS | REFERENCE if engine == "reference" else PROTOCOLS
     for attack in dict.fromkeys(attacks):
-        if isinstance(attack, Attack):
+        if isinstance(attack, Planned):
+            planned[attack.name] = attack
+        elif isinstance(attack, Attack):
             name = free(type(attack).__name__.lower(), planned)
             planned[name] = Planned(name, type(attack).__name__ + name[len(type(attack).__name__) :], alone(attack))
+        elif attack in CONTEXTUAL:
+            raise Refusal(f"attack {attack!r} needs more than a model and its images; give the attack itself")
         elif attack != "clean":
             protocol = protocols[attack]
             planned[attack] = Planned(attack, protocol.label(ball), protocol.stages(ball, classes), protocol.engine)
@@ -110,14 +122,14 @@ def free(name: str, taken: Iterable[str]) -> str:
     return f"{name}-{number + 1}" if number else name
 
 
-def known_attacks(attacks: Iterable[str | Attack], engine: Engine = "anchor") -> None:
+def known_attacks(attacks: Iterable[str | Attack | Planned], engine: Engine = "anchor") -> None:
     """Refuse names that mean nothing, and an engine that changes nothing."""
     if engine not in get_args(Engine):
         raise Refusal(f"engine {engine!r} given; allowed: {', '.join(get_args(Engine))}")
     names = [attack for attack in attacks if isinstance(attack, str)]
     for name in names:
-        if name != "clean" and name not in PROTOCOLS:
-            raise Refusal(f"attack {name!r} is unknown{nearest(name, ['clean', *PROTOCOLS])}")
+        if name not in ("clean", *PROTOCOLS, *CONTEXTUAL):
+            raise Refusal(f"attack {name!r} is unknown{nearest(name, ['clean', *PROTOCOLS, *CONTEXTUAL])}")
     if engine == "reference" and not set(names) & set(REFERENCE):
         raise Refusal(
             f"--engine reference given; it runs {' and '.join(REFERENCE)} alone; add one of them to --attacks"

@@ -50,6 +50,14 @@ class LogitsOnly(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(x)[0]
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The unit embedding [n p]."""
+        return self.classifier(x)[1]
+
 
 class WithHead(nn.Module):
     """A linear head on a user's network `features` that maps images to features [n width]."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from .table import Record, conventions, interval, percent
+from .table import Record, conventions, corruption_rows, interval, percent, severities
 
 
 def card(record: Record) -> str:
@@ -29,6 +29,10 @@ def parts(record: Record) -> Iterable[str]:
             yield stages(result)
     for name, points in record.get("curves", {}).items():
         yield curve(name, points)
+    if record.get("corruptions"):
+        entries = record["corruptions"]
+        headings = ("corruption", *(f"severity {severity}" for severity in severities(entries)), "mean")
+        yield "## Common corruptions\n\n" + table(headings, corruption_rows(entries))
     yield per_class(record["results"])
     if record["checks"]:
         yield "## Checks"

@@ -1,7 +1,9 @@
 """Two models on the same images."""
 
+from collections.abc import Sequence
 from fractions import Fraction
-from math import comb
+from math import comb, sqrt
+from statistics import mean, stdev
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -12,3 +14,16 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """
     n, fewer = only_first + only_second, min(only_first, only_second)
     return float(min(Fraction(1), Fraction(2 * sum(comb(n, i) for i in range(fewer + 1)), 2**n)))
+
+
+def paired_t(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Student's interval of a mean difference over k >= 2 seeds, each seed's two models paired (Student 1908).
+
+    mean -+ t sqrt(s^2 / k), s the sample deviation, t the quantile (1 + level) / 2 of Student's t with k - 1 degrees of
+    freedom. Unlike McNemar's test it asks about new seeds, not about new images.
+    """
+    from scipy.special import stdtrit  # slow to import, and only a comparison over seeds needs it
+
+    k, centre = len(differences), mean(differences)
+    half = float(stdtrit(k - 1, (1 + level) / 2)) * stdev(differences) / sqrt(k)
+    return centre - half, centre + half

@@ -33,6 +33,8 @@ def show(record: Record) -> None:
             console.print(stages(result))
     for name, points in record.get("curves", {}).items():
         console.print(curve(name, points))
+    if record.get("corruptions"):
+        console.print(corruptions(record["corruptions"]))
     console.print(classes(record["results"]))
     for check in record["checks"]:
         console.print(f"{check['verdict']}: {check['name']}: {check['detail']}", highlight=False, markup=False)
@@ -79,6 +81,29 @@ def curve(name: str, points: Sequence[Record]) -> Table:
     for point in points:
         table.add_row(f"{point[name]:.4g}", percent(point["accuracy"]), interval(point))
     return table
+
+
+def corruptions(entries: Sequence[Record]) -> Table:
+    """Accuracy under each corruption, a column per severity."""
+    table = Table("corruption", title="common corruptions, by severity", title_justify="left")
+    for severity in severities(entries):
+        table.add_column(str(severity), justify="right")
+    table.add_column("mean", justify="right")
+    for row in corruption_rows(entries):
+        table.add_row(*row)
+    return table
+
+
+def severities(entries: Sequence[Record]) -> list[int]:
+    return list(dict.fromkeys(entry["severity"] for entry in entries))
+
+
+def corruption_rows(entries: Sequence[Record]) -> list[list[str]]:
+    """Name, an accuracy per severity, their mean; a row per corruption."""
+    by_name: dict[str, list[float]] = {}
+    for entry in entries:
+        by_name.setdefault(entry["corruption"], []).append(entry["accuracy"])
+    return [[name, *map(percent, found), percent(sum(found) / len(found))] for name, found in by_name.items()]
 
 
 def classes(results: Sequence[Record]) -> Table:

@@ -1,24 +1,14 @@
 """From the outcome of every image to accuracies with their intervals."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from ..intervals import wilson
+
 # What every result states; None where it has no meaning.
 CONVENTIONS = ("norm", "eps", "steps", "step_size", "restarts", "start", "loss")
-
-
-def wilson(successes: int, count: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, 95 % by default (Wilson 1927, JASA 22).
-
-    (p + z^2/2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2/n), p = successes / count, n = count.
-    """
-    p, scale = successes / count, 1 + z * z / count
-    centre = (p + z * z / (2 * count)) / scale
-    half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count)) / scale
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def accuracy(held: Tensor) -> dict[str, Any]:

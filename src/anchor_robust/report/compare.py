@@ -1,0 +1,150 @@
+"""Methods against one another, from run files alone: accuracy over seeds, paired tests, and what each cost."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from ..intervals import wilson
+from .methods import Method, Run, convention, pooled, read
+from .paired import mcnemar, paired_t
+
+Facts = dict[str, Any]
+SCHEMA = 1
+# What two validation accuracies depend on, beside the weights.
+VALIDATED = ("data.name", "threat.norm", "threat.eps", "validation.steps", "validation.step_size", "validation.images")
+
+
+def comparison(paths: Sequence[Path]) -> Facts:
+    """JSON-ready facts about the runs in `paths`, pooled into methods; pairs are against the first method.
+
+    Accuracies are fractions. Two stand under one entry of `results` only if label, norm, eps, steps, step size,
+    restarts, start, loss, dtype and the very test images agree. Raises Refusal for what is no evaluated run.
+    """
+    methods = pooled([read(path) for path in paths])
+    return {
+        "schema": SCHEMA,
+        "methods": [about(method) for method in methods],
+        "results": results(methods),
+        "cost": [cost(method) for method in methods],
+        "equal_seconds": equal_seconds(methods),
+    }
+
+
+def about(method: Method) -> Facts:
+    runs = {"seeds": list(method.runs), "runs": [str(run.path) for run in method.runs.values()]}
+    return {"method": method.label, "differs": method.differs, **runs}
+
+
+def results(methods: Sequence[Method]) -> list[Facts]:
+    """One entry for each attack with all its conventions and images."""
+    measured = [
+        (convention(run, result), method, run, result)
+        for method in methods
+        for run in method.runs.values()
+        for result in run.record["results"]
+    ]
+    conventions: list[Facts] = []
+    for stated, *_ in measured:
+        if stated not in conventions:
+            conventions.append(stated)
+    entries = []
+    for stated in conventions:
+        of_method: dict[str, dict[int, tuple[Run, Facts]]] = {method.label: {} for method in methods}
+        for its, method, run, result in measured:
+            if its == stated:
+                of_method[method.label][run.seed] = (run, result)
+        present = {label: found for label, found in of_method.items() if found}
+        first = methods[0].label
+        rows = [accuracy(label, [result for _, result in found.values()], found) for label, found in present.items()]
+        pairs = [paired(label, found, first, of_method[first]) for label, found in present.items() if label != first]
+        entries.append(stated | {"accuracies": rows, "pairs": pairs})
+    return entries
+
+
+def accuracy(label: str, found: Sequence[Facts], seeds: Mapping[int, Any]) -> Facts:
+    """Mean, sample deviation over seeds, and Wilson's interval at the mean on the images, which all seeds share."""
+    values, images = [result["accuracy"] for result in found], found[0]["images"]
+    return {
+        "method": label,
+        "seeds": list(seeds),
+        "values": values,
+        "mean": mean(values),
+        "deviation": stdev(values) if len(values) > 1 else None,
+        "interval": list(wilson(mean(values) * images, images)),
+    }
+
+
+def paired(
+    label: str, ours: Mapping[int, tuple[Run, Facts]], first: str, theirs: Mapping[int, tuple[Run, Facts]]
+) -> Facts:
+    """McNemar's exact test against the first method: seed with seed, image with image.
+
+    Pooled over seeds, an image counts once for each seed, though the seeds are not independent on it; `p_by_seed` and,
+    from three seeds, the interval of the mean difference do without that assumption.
+    """
+    told = {"method": label, "against": first}
+    seeds = [seed for seed in ours if seed in theirs]
+    if not seeds:
+        other = f"{first} has no seed in common with it" if theirs else f"{first} was not measured in this way"
+        return told | {"seeds": [], "why_not": f"{other}, on these images"}
+    if not all(run.held for found in (ours, theirs) for run, _ in (found[seed] for seed in seeds)):
+        return told | {"seeds": [], "why_not": "outcomes.npz is missing"}
+    attack = {seed: ours[seed][1]["attack"] for seed in seeds}
+    held = [(ours[seed][0].held[attack[seed]], theirs[seed][0].held[theirs[seed][1]["attack"]]) for seed in seeds]
+    alone = [(int((our & ~their).sum()), int((their & ~our).sum())) for our, their in held]
+    only_method, only_first = (sum(counts) for counts in zip(*alone, strict=True))
+    differences = [ours[seed][1]["accuracy"] - theirs[seed][1]["accuracy"] for seed in seeds]
+    return told | {
+        "seeds": seeds,
+        "only_method": only_method,
+        "only_first": only_first,
+        "p": mcnemar(only_method, only_first),
+        "p_by_seed": [mcnemar(*counts) for counts in alone],
+        "difference": mean(differences),
+        "difference_interval": list(paired_t(differences)) if len(seeds) > 2 else None,
+    }
+
+
+def cost(method: Method) -> Facts:
+    runs = list(method.runs.values())
+    return {
+        "method": method.label,
+        "images_seen": runs[0].images_seen,
+        "seconds": mean(run.metrics[-1]["seconds"] for run in runs),
+        "hardware": sorted({run.hardware for run in runs}),
+    }
+
+
+def equal_seconds(methods: Sequence[Method]) -> Facts:
+    """Validation robust accuracy that each method had reached when the cheapest was done.
+
+    `budget` is in seconds of training, the longest run of the cheapest method. A slower method is cut off in the middle
+    of its learning rate schedule, so that it might have done better with a schedule of that length.
+    """
+    runs = [run for method in methods for run in method.runs.values()]
+    stated = [[run.settings.get(key) for key in VALIDATED] for run in runs]
+    if any(each != stated[0] for each in stated):
+        return {"why_not": "the methods were not validated in the same way"}
+    if len({run.hardware for run in runs}) > 1:
+        return {"why_not": "the methods were not trained on the same hardware"}
+    budget = min(max(run.metrics[-1]["seconds"] for run in method.runs.values()) for method in methods)
+    return {"budget": budget, "accuracies": [reached(method, budget) for method in methods]}
+
+
+def reached(method: Method, budget: float) -> Facts:
+    runs = method.runs.values()
+    by_then = [[line for line in validated(run) if line["seconds"] <= budget] for run in runs]
+    return {
+        "method": method.label,
+        "by_then": [best(lines) for lines in by_then] if all(by_then) else None,
+        "at_the_end": [best(validated(run)) for run in runs],
+    }
+
+
+def validated(run: Run) -> list[Facts]:
+    return [line for line in run.metrics if "validation_robust" in line]
+
+
+def best(lines: Sequence[Facts]) -> float:
+    return max(line["validation_robust"] for line in lines)

@@ -1,0 +1,101 @@
+"""The facts of a comparison as tables, for the terminal and for Markdown."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .dotted import spelled
+from .sheet import Sheet, bounds, spread
+from .table import conventions
+
+Facts = Mapping[str, Any]
+PAIRS_NOTE = (
+    "alone: images that only the one of the two holds, counted with each seed; p: McNemar's exact test on them. Pooled "
+    "over seeds it takes images x seeds for independent pairs, which they are not quite; p by seed does not. The "
+    "difference is in points, with a 95 % t-interval over seeds where there are three or more."
+)
+
+
+def markdown(facts: Facts) -> list[str]:
+    """A comparison as lines of Markdown: its tables with their notes."""
+    return [line for sheet in sheets(facts) for line in ("", *sheet.markdown())][1:]
+
+
+def sheets(facts: Facts) -> list[Sheet]:
+    tables = [methods(facts), *(accuracies(entry) for entry in facts["results"]), pairs(facts), cost(facts)]
+    return [sheet for sheet in [*tables, equal_seconds(facts["equal_seconds"])] if sheet.rows or sheet.notes]
+
+
+def methods(facts: Facts) -> Sheet:
+    rows = [[each["method"], spelled(each["differs"]), ", ".join(map(str, each["seeds"]))] for each in facts["methods"]]
+    return Sheet("Methods", ["method", "differs in", "seeds"], rows, wrapped=2)
+
+
+def accuracies(entry: Facts) -> Sheet:
+    data = entry["data"]
+    title = f"{entry['label']} ({conventions(entry)}), {entry['images']:,} images of {data['name']} {data['split']}"
+    rows = [
+        [each["method"], spread(each["values"]), bounds(each["interval"]), ", ".join(map(str, each["seeds"]))]
+        for each in entry["accuracies"]
+    ]
+    several = any(len(each["seeds"]) > 1 for each in entry["accuracies"])
+    note = "Mean ± sample deviation over seeds; Wilson interval at the mean, as the seeds share the images."
+    return Sheet(title, ["method", "accuracy %", "95 % interval", "seeds"], rows, [note] if several else [])
+
+
+def pairs(facts: Facts) -> Sheet:
+    compared = [(entry["label"], pair) for entry in facts["results"] for pair in entry["pairs"]]
+    rows = [
+        [
+            f"{label}: {pair['method']}",
+            f"{pair['only_method']} : {pair['only_first']}",
+            probability(pair["p"]),
+            ", ".join(map(probability, pair["p_by_seed"])),
+            difference(pair),
+        ]
+        for label, pair in compared
+        if pair["seeds"]
+    ]
+    left_out = [
+        f"{label}: {pair['method']} is not paired: {pair['why_not']}." for label, pair in compared if not pair["seeds"]
+    ]
+    title = f"Against {facts['methods'][0]['method']}, seed by seed and image by image"
+    headings = ["attack: method", "alone", "p", "p by seed", "difference"]
+    return Sheet(title, headings, rows, [*([PAIRS_NOTE] if rows else []), *left_out])
+
+
+def probability(p: float) -> str:
+    return f"{p:.2g}" if p > 1e-16 else "<1e-16"
+
+
+def difference(pair: Facts) -> str:
+    low_high = pair["difference_interval"]
+    return f"{100 * pair['difference']:+.2f}" + (f" {bounds(low_high)}" if low_high else "")
+
+
+def cost(facts: Facts) -> Sheet:
+    rows = [[each["method"], f"{each['images_seen']:,}", f"{each['seconds']:.0f}"] for each in facts["cost"]]
+    hardware = sorted({where for each in facts["cost"] for where in each["hardware"]})
+    note = (
+        f"Mean over seeds, on {'; '.join(hardware)}. Images seen: steps x batch size, each once; attacks come on top."
+    )
+    return Sheet("Cost of training", ["method", "images seen", "seconds"], rows, [note])
+
+
+def equal_seconds(facts: Facts) -> Sheet:
+    if "why_not" in facts:
+        return Sheet("At equal wall-clock", ["method"], [], [f"No comparison at equal wall-clock: {facts['why_not']}."])
+    budget = f"within {facts['budget']:.0f} s"
+    rows = [
+        [
+            each["method"],
+            "none yet" if each["by_then"] is None else spread(each["by_then"], decimals=1),
+            spread(each["at_the_end"], decimals=1),
+        ]
+        for each in facts["accuracies"]
+    ]
+    note = (
+        "Not test accuracy: the best robust accuracy on the validation split until the cheapest method was done, and "
+        "in all. A slower method is cut off in the middle of its learning rate schedule."
+    )
+    title = "At equal wall-clock: validation robust accuracy %"
+    return Sheet(title, ["method", budget, "in all"], rows, [note])

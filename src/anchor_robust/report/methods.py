@@ -1,0 +1,142 @@
+"""Runs as they lie in their directories, pooled: one method is one recipe, over its seeds."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import yaml
+
+from .. import runs
+from ..errors import Refusal, one_line
+from .dotted import flat, shortened, spelled
+
+CONVENTIONS = ("label", "norm", "eps", "steps", "step_size", "restarts", "start", "loss", "dtype", "images")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory: what was asked, what was measured, what it cost.
+
+    `settings` are the recipe's by dotted name without seed and name, and beside them what else decides the weights:
+    the precision that was used and the training images. `held` has for each attack which test images the model held.
+    """
+
+    path: Path
+    name: str
+    seed: int
+    settings: dict[str, Any]
+    record: dict[str, Any]
+    held: dict[str, np.ndarray]
+    metrics: list[dict[str, Any]]
+    hardware: str
+    images_seen: int
+
+
+@dataclass(frozen=True)
+class Method:
+    """The runs of one recipe by seed; `differs` are the settings in which it is not like every other method."""
+
+    label: str
+    differs: dict[str, Any]
+    runs: dict[int, Run]
+
+
+def read(path: Path) -> Run:
+    """A run that was evaluated."""
+    if not (path / runs.RECIPE).is_file():
+        raise Refusal(f"{path} is no run directory: it has no {runs.RECIPE}; give what anchor train --out made")
+    if not (path / runs.EVALUATION).is_file():
+        raise Refusal(f"{path} has no {runs.EVALUATION}; measure it first: anchor evaluate {path}")
+    try:
+        recipe = flat(yaml.safe_load((path / runs.RECIPE).read_text(encoding="utf-8")))
+        record, environment = runs.read_json(path / runs.EVALUATION), runs.read_json(path / runs.ENVIRONMENT)
+        metrics = runs.read_metrics(path)
+        name, seed = recipe.pop("name"), recipe.pop("seed")
+        trained_on = {
+            "precision": environment["precision"],
+            "training_images": environment["data"]["train"]["sha256"][:12],
+        }
+        return Run(
+            path,
+            name,
+            seed,
+            recipe | trained_on,
+            record,
+            outcomes(path, record),
+            metrics,
+            f"{environment['threads']} threads of {environment['device']}",
+            metrics[-1]["step"] * recipe["optimise.batch_size"],
+        )
+    except (KeyError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
+        told = f"{type(error).__name__}: {one_line(error)}"
+        raise Refusal(
+            f"{path} cannot be read ({told}); its files must be those of anchor train and evaluate"
+        ) from error
+
+
+def outcomes(path: Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """By attack, which images [n] were held; empty without outcomes.npz."""
+    file = path / runs.OUTCOMES
+    if not file.exists():
+        return {}
+    try:
+        with np.load(file) as arrays:
+            stored = dict(arrays)
+    except (OSError, ValueError, BadZipFile) as error:
+        raise Refusal(f"{file} is not what anchor evaluate writes; evaluate {path} again") from error
+    held = {key.removeprefix("held_"): array for key, array in stored.items() if key.startswith("held_")}
+    held["clean"] = stored["clean_prediction"] == stored["label"]
+    for result in record["results"]:
+        found = held.get(result["attack"])
+        if found is None or (len(found), int(found.sum())) != (
+            result["images"],
+            round(result["accuracy"] * len(found)),
+        ):
+            raise Refusal(f"{file} and {runs.EVALUATION} do not tell of the same evaluation; evaluate {path} again")
+    return held
+
+
+def pooled(found: Sequence[Run]) -> list[Method]:
+    """Runs of one recipe apart from the seed become one method, in the order in which they are named."""
+    groups: list[dict[int, Run]] = []
+    for run in found:
+        group = next((each for each in groups if same_method(next(iter(each.values())), run)), None)
+        if group is None:
+            groups.append({run.seed: run})
+        elif run.seed in group:
+            raise Refusal(f"{group[run.seed].path} and {run.path} are one recipe with one seed; a seed counts once")
+        else:
+            group[run.seed] = run
+    firsts = [next(iter(group.values())) for group in groups]
+    shared = {
+        key
+        for key in firsts[0].settings
+        if len({json.dumps(run.settings.get(key), default=str) for run in firsts}) == 1
+    }
+    differs = [{key: value for key, value in run.settings.items() if key not in shared} for run in firsts]
+    return [Method(*each) for each in zip(labels(firsts, differs), differs, groups, strict=True)]
+
+
+def same_method(first: Run, second: Run) -> bool:
+    return (first.name, first.settings) == (second.name, second.settings)
+
+
+def labels(firsts: Sequence[Run], differs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each method: the recipe's, with what sets it apart from its namesakes where there are any."""
+    names = [run.name for run in firsts]
+    told = []
+    for name, settings in zip(names, differs, strict=True):
+        namesakes = [other for other, its_name in zip(differs, names, strict=True) if its_name == name]
+        apart = {key: value for key, value in settings.items() if any(other.get(key) != value for other in namesakes)}
+        told.append(f"{name} {spelled(shortened(apart))}".strip())
+    return told
+
+
+def convention(run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that must be alike for two accuracies to stand in one column."""
+    data = {key: run.record["data"][key] for key in ("name", "split", "sha256")}
+    return {key: result.get(key) for key in CONVENTIONS} | {"data": data}

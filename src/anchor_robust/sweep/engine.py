@@ -1,0 +1,254 @@
+"""The runs of a sweep, one after another: which are done, which go on, which start, which fail, and the table.
+
+No test image is ever touched. Every run is a directory of its own, named by what was swept; the same command goes on
+where it was stopped, and a larger grid keeps the runs that are done.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from .. import data, runs, train
+from ..display import Display
+from ..errors import Refusal, one_line
+from ..recipe import Recipe, as_mapping, merge, settle
+from ..report.dotted import flat, short
+from ..report.ranking import ranked, sheet
+from . import axes
+from .axes import Axis, Point
+
+RECORD, TABLE = "sweep.json", "sweep.md"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run that is to be: its directory's name, what was swept, and all its settings."""
+
+    name: str
+    point: Point
+    recipe: Recipe
+
+
+@dataclass
+class Sweep:
+    """What was asked, and in `found` what came of each run by its name.
+
+    `identity` tells one sweep from another: values, seeds and tries may grow from one command to the next.
+    """
+
+    source: str
+    settings: Sequence[str]
+    swept: Sequence[Axis]
+    seeds: int
+    out: Path
+    data_dir: str | None
+    display: Display
+    identity: dict[str, Any]
+    selects_on: str
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def planned(self, point: Point) -> list[Planned]:
+        """The runs of one combination: one a seed."""
+        recipes = [settled(self.source, self.settings, point, seed) for seed in range(self.seeds)]
+        return [Planned(f"{label(point)},seed={recipe.seed}", point, recipe) for recipe in recipes]
+
+    def take_stock(self, points: Sequence[Point]) -> None:
+        """Refuse directories that hold runs of other recipes, and note what is done already."""
+        plan = [run for point in points for run in self.planned(point)]
+        for run in plan:
+            check_same(self.out / run.name, run.recipe)
+        for run in plan:
+            if finished(self.out / run.name, run.recipe):
+                self.found[run.name] = trained(self.out, run, self.data_dir, self.display)
+
+    def visit(self, point: Point) -> float | None:
+        """Train at `point` with every seed; the mean validation accuracy over them, None if one failed."""
+        plan = self.planned(point)
+        for run in plan:
+            if run.name not in self.found:
+                self.found[run.name] = trained(self.out, run, self.data_dir, self.display)
+                self.write()
+        found = [self.found[run.name] for run in plan]
+        failed = any("failed" in run for run in found)
+        return None if failed else mean(run[f"validation_{self.selects_on}"] for run in found)
+
+    def write(self) -> dict[str, Any]:
+        """Put all that is known by now into sweep.json and sweep.md."""
+        record = {
+            "schema": SCHEMA,
+            **self.identity,
+            "selects_on": self.selects_on,
+            "combinations": ranked(list(self.found.values()), self.selects_on),
+            "runs": list(self.found.values()),
+        }
+        runs.write_json(self.out / RECORD, record)
+        runs.write_text(self.out / TABLE, "\n".join(sheet(record).markdown()) + "\n")
+        return record
+
+
+def sweep(
+    source: str,
+    over: Sequence[str],
+    *,
+    settings: Sequence[str] = (),
+    seeds: int = 3,
+    tries: int | None = None,
+    out: Path | None = None,
+    data_dir: str | None = None,
+    display: Display,
+) -> tuple[dict[str, Any], Path]:
+    """Train the recipe `source` at every combination of `over` (KEY=VALUES), or at `tries` that a search picks.
+
+    Each combination is trained with seeds 0 to `seeds` - 1. Returns what sweep.json holds, and the directory. Raises
+    Refusal before the first run for whatever no run could start with, and KeyboardInterrupt with all state saved; a
+    run that is refused or diverges later is recorded with its reason, and the others go on.
+    """
+    for option, value in (("--seeds", seeds), ("--tries", tries)):
+        if value is not None and value < 1:
+            raise Refusal(f"{option} {value} given; allowed: 1 or more")
+    swept = axes.parse(over, settings, search=tries is not None)
+    points = axes.grid(swept) if tries is None else axes.corners(swept)
+    recipes = [settled(source, settings, point, 0) for point in points]
+    asked = Sweep(
+        source,
+        settings,
+        swept,
+        seeds,
+        out or Path("runs") / f"sweep-{recipes[0].name}",
+        data_dir,
+        display,
+        {"recipe": recipes[0].name, "settings": merge({}, settings), "swept": [axis.key for axis in swept]},
+        "robust" if any(recipe.objective.selects_on == "robust" for recipe in recipes) else "clean",
+    )
+    check_distinct(points, recipes) if tries is None else axes.optional_optuna()
+    for name in {recipe.data.name for recipe in recipes}:
+        data.load(name, "train", data_dir)
+    claim(asked.out, asked.identity)
+    if tries is None:
+        asked.take_stock(points)
+    count, kind = (len(points), "combinations") if tries is None else (tries, "tries")
+    display.line(f"{asked.out}: {count} {kind} x {seeds} seeds = {count * seeds} runs")
+    asked.write()
+    try:
+        if tries is None:
+            for point in points:
+                asked.visit(point)
+        else:
+            axes.search(swept, whole_numbers(swept, recipes[0]), tries, asked.visit)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped after {len(asked.found)} runs; the same anchor sweep command goes on"
+        ) from None
+    return asked.write(), asked.out
+
+
+def settled(source: str, settings: Sequence[str], point: Point, seed: int) -> Recipe:
+    return settle(source, [*settings, *(f"--{key}={value}" for key, value in point.items()), f"--seed={seed}"])
+
+
+def whole_numbers(swept: Sequence[Axis], recipe: Recipe) -> list[str]:
+    """The swept settings of `recipe` that are counted, such as steps."""
+    held = flat(as_mapping(recipe))
+    return [axis.key for axis in swept if isinstance(held[axis.key], int)]
+
+
+def label(point: Point) -> str:
+    """`hardness=2,contrast=0.3`, in characters that every shell and file system takes."""
+    return ",".join(f"{key}={safe(value)}" for key, value in zip(short(list(point)), point.values(), strict=True))
+
+
+def safe(value: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", value.strip("[]'\""))
+
+
+def check_distinct(points: Sequence[Point], recipes: Sequence[Recipe]) -> None:
+    """Refuse a grid that holds one recipe twice, or two under one name."""
+    seen: dict[str, Point] = {}
+    for point, recipe in zip(points, recipes, strict=True):
+        for same in (label(point), recipe.text()):
+            if same in seen:
+                raise Refusal(
+                    f"--over gives one run twice, as {spelled(seen[same])} and {spelled(point)}; drop one of them"
+                )
+        seen |= {label(point): point, recipe.text(): point}
+
+
+def spelled(point: Point) -> str:
+    return " ".join(f"{key}={value}" for key, value in point.items())
+
+
+def claim(out: Path, identity: dict[str, Any]) -> None:
+    """Make the sweep's directory, or refuse one that holds something else."""
+    if not (out / RECORD).exists():
+        runs.create(out)
+        return
+    held = runs.read_json(out / RECORD)
+    for key, value in identity.items():
+        if held.get(key) != value:
+            raise Refusal(
+                f"{out} holds another sweep ({key}: {held.get(key)}, not {value}); name a new directory with --out"
+            )
+
+
+def check_same(run: Path, recipe: Recipe) -> None:
+    """Refuse a run directory that holds the run of another recipe."""
+    if not (run / runs.RECIPE).exists():
+        return
+    held, asked = (flat(as_mapping(each)) for each in (settle(str(run / runs.RECIPE)), recipe))
+    other = [key for key in held | asked if held.get(key) != asked.get(key)]
+    if other:
+        raise Refusal(f"{run} holds a run of another recipe ({', '.join(other)} differ); name another --out")
+
+
+def trained(out: Path, run: Planned, data_dir: str | None, display: Display) -> dict[str, Any]:
+    """Bring one run to its end, from wherever it stands, and say what came of it."""
+    directory = out / run.name
+    facts = {
+        "run": run.name,
+        "settings": {key: flat(as_mapping(run.recipe))[key] for key in run.point},
+        "seed": run.recipe.seed,
+    }
+    check_same(directory, run.recipe)
+    try:
+        if finished(directory, run.recipe):
+            display.line(f"done before: {directory}")
+        else:
+            go_on(directory, run.recipe, data_dir, display)
+        return facts | outcome(directory, run.recipe)
+    except Refusal as refusal:
+        display.line(f"failed: {run.name}: {one_line(refusal)}")
+        return facts | {"failed": one_line(refusal)}
+
+
+def finished(directory: Path, recipe: Recipe) -> bool:
+    """Whether the log has the last epoch, whose weights are kept before it is written."""
+    return any(line["epoch"] == recipe.optimise.epochs for line in runs.read_metrics(directory))
+
+
+def go_on(directory: Path, recipe: Recipe, data_dir: str | None, display: Display) -> None:
+    if (directory / runs.LAST).exists():
+        train.resume(directory, data_dir, display)
+        return
+    if directory.is_dir():
+        # A kill while the run began: what it left holds no training.
+        runs.clear_partial(directory)
+        for name in (runs.RECIPE, runs.ENVIRONMENT):
+            (directory / name).unlink(missing_ok=True)
+    train.start(recipe, directory, data_dir, display)
+
+
+def outcome(directory: Path, recipe: Recipe) -> dict[str, Any]:
+    """Epoch and validation accuracies of the kept weights, and what the run cost."""
+    lines = runs.read_metrics(directory)
+    selected = f"validation_{recipe.objective.selects_on}"
+    kept = max((line for line in lines if selected in line), key=lambda line: line[selected])
+    return {
+        **{key: kept[key] for key in ("epoch", "validation_clean", "validation_robust")},
+        "validation_images": recipe.validation.images,
+        "images_seen": lines[-1]["step"] * recipe.optimise.batch_size,
+        "seconds": lines[-1]["seconds"],
+    }
