@@ -106,7 +106,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
 def test_a_pickled_model_is_refused_with_its_class_and_the_way_out(tmp_path: Path) -> None:
     torch.save(classifier(), tmp_path / "whole.pt")
     with pytest.raises(
-        Refusal, match=r"a anchor_robust\.models\.classifier\.Classifier.*torch\.save the state_dict"
+        Refusal, match=r"holds anchor_robust\.models\.classifier\.Classifier.*torch\.save the state_dict"
     ) as told:
         checkpoint.read_tensors(tmp_path / "whole.pt")
     assert "\n" not in str(told.value)

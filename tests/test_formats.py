@@ -369,6 +369,13 @@ def test_what_gives_no_logits_is_refused_in_one_line(answer: Any, said: str) -> 
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("turns", [(0.0, 1.0, 0.0), (0.0, 0.0, 1.0)])  # the same batch again, then half of it
+def test_logits_that_change_are_refused(turns: tuple[float, ...]) -> None:
+    shift = iter(turns)
+    with pytest.raises(Refusal, match=r"model\.eval\(\)"):
+        trial.check_steady(lambda x: x.mean((2, 3)) + next(shift), images(), "model")
+
+
 def test_a_torchscript_failure_is_told_by_its_end(tiny: Tiny, tmp_path: Path) -> None:
     torch.jit.script(tiny).save(tmp_path / "model.pt")
     with pytest.raises(Refusal, match=r"\[1, 8, 8\] \([^)]*expected input") as told:

@@ -209,6 +209,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     FILE % "script.pt --model-args width=4": ("--model-args", "leave it out"),
     FILE % "static.pt2 --model torch.export --model-args width=4": ("--model-args", "leave it out"),
     "evaluate {tmp}/script.pt": ("(TorchScript)", "--data and --normalize"),
+    FILE % "training.pt": ("in another batch", "model.eval()"),
     FILE % "script7.pt": ("gives 7 logits", "10 classes"),
     FILE % "static.pt2": ("torch.export program", "can run code"),
     "evaluate {tmp}/static.pt2 --model torch.export": ("--data and --normalize",),
@@ -225,6 +226,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(net.state_dict(), folder / "weights.pt")
     torch.save(net, folder / "whole.pt")
     torch.jit.script(net).save(folder / "script.pt")
+    torch.jit.trace(Net().train(), torch.rand(2, 1, 8, 8), check_trace=False).save(folder / "training.pt")
     torch.jit.script(Net(classes=7)).save(folder / "script7.pt")
     torch.export.save(torch.export.export(net, (torch.rand(2, 1, 8, 8),)), folder / "static.pt2")
     np.savez(folder / "mine.npz", x=np.zeros((20, 6, 6, 1), np.uint8), y=np.arange(20) % 10)
@@ -292,6 +294,6 @@ def test_normalisations() -> None:
     assert normalisation("none", 2) == ([0.0, 0.0], [1.0, 1.0])
     assert normalisation("1,2:3,4", 2) == ([1.0, 2.0], [3.0, 4.0])
     assert normalisation("cifar10", 3)[1] == (0.2471, 0.2435, 0.2616)
-    for wrong in ("cifar10", "1:2:3", "1:nan", "1:-1", "inf:1", "half", ""):
+    for wrong in ("cifar10", "1:2:3", "1:nan", "1:-1", "1,2:1", "1:1,2", "inf:1", "half", ""):
         with pytest.raises(Refusal, match="--normalize"):
             normalisation(wrong, 1)

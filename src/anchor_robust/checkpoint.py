@@ -86,7 +86,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise Refusal(
-            f"{path} holds {more_than_tensors(error)} and could run code when loaded; if you trust it, read it with "
+            f"{path} holds {more_than_tensors(error)}, which could run code when loaded; if you trust it, read it with "
             "torch.load(FILE, weights_only=False), torch.save the state_dict() of its model alone, and give that"
         ) from error
     except Exception as error:  # a broken file can fail anywhere in the reader
@@ -104,7 +104,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def more_than_tensors(error: pickle.UnpicklingError) -> str:
     """What PyTorch's safe reader would not build, such as a whole model or the arguments of a script."""
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return f"a {named[1]}" if named else "more than tensors"
+    return named[1] if named else "more than tensors"
 
 
 def unwrapped(tensors: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
@@ -115,10 +115,10 @@ def unwrapped(tensors: Mapping[str, Tensor], expected: Collection[str]) -> dict[
     """
     bare = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
     while bare and not any(name in expected for name in bare):
-        first, rest = next(iter(bare)).partition(".")[::2]
-        if not rest or not all(name.startswith(f"{first}.") for name in bare):
+        first = next(iter(bare)).partition(".")[0] + "."
+        if not all(name.startswith(first) for name in bare):
             break
-        bare = {name.removeprefix(f"{first}."): tensor for name, tensor in bare.items()}
+        bare = {name.removeprefix(first): tensor for name, tensor in bare.items()}
     return bare
 
 
