@@ -143,8 +143,8 @@ def accuracy(right: Tensor) -> dict[str, Any]:
 def warnings(spaces: dict[str, Any]) -> list[str]:
     """A sentence for every space in which all images lie at one point."""
     return [
-        f"the {name} space has collapsed: two images have a cosine of {space['mean_cosine']:.4f} on average and of "
-        f"{space['min_cosine']:.4f} at least, so nearly all lie at one point"
+        f"the {name} space has collapsed: two images have a cosine of {space['mean_cosine']:.5g} on average and "
+        f"{space['min_cosine']:.5g} at least, so nearly all lie at one point"
         for name, space in spaces.items()
         if space["mean_cosine"] > geometry.NEARLY_ONE_POINT
     ]

@@ -32,7 +32,7 @@ def show(record: Record) -> None:
     for name, label in readers.items():
         row(label, [f"{percent(space[name]['accuracy'])} {interval(space[name])}" for space in spaces.values()])
     for name, label in MEASURES.items():
-        row(label, [f"{space[name]:.4f}" for space in spaces.values()])
+        row(label, [f"{space[name]:.5g}" for space in spaces.values()])
     row(f"distance moved by {attack['label']}", [f"{space['moved_by_attack']:.4f}" for space in spaces.values()])
     for rows in zip(*(space["per_class"] for space in spaces.values()), strict=True):
         row(f"    {rows[0]['class']}", [f"{of_class['moved_by_attack']:.4f}" for of_class in rows])
