@@ -78,8 +78,8 @@ def measure(
 
     `engine` "reference" runs AutoAttack by its authors' code. `search` "bf16" looks for adversarials in bfloat16; the
     verdict is the model's in float32 all the same, and a batch of the images that withstand is attacked again in
-    float32. `curves` are `eps`, `steps`; `checks` are run at the end, with attacks from `sibling` if given. `bar(label, images)` opens a progress bar, and
-    `ledger` keeps what is finished.
+    float32. `curves` are `eps`, `steps`; `checks` are run at the end, with attacks from `sibling` if one is given.
+    `bar(label, images)` opens a progress bar, and `ledger` keeps what is finished.
     """
     known_attacks(attacks, engine)
     known_curves(curves)

@@ -1,0 +1,41 @@
+"""The command `anchor`: every error becomes one line and an exit status."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from ..errors import Refusal, one_line
+from .arguments import parser
+from .commands import DONE
+
+FAULT, REFUSED, INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `anchor`; returns the exit status: 0 done, 1 a claim refuted or our fault, 2 refused, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        asked, rest = parser().parse_known_args([word for word in words if word != "--debug"])
+        if rest and not asked.takes_settings:
+            raise Refusal(f"{' '.join(rest)!r} is not understood; anchor {asked.name} --help shows what is allowed")
+        asked.settings = rest
+        return asked.command(asked) or DONE
+    except Refusal as refusal:
+        return failed(REFUSED, one_line(refusal), debug)
+    except KeyboardInterrupt as interruption:
+        return failed(INTERRUPTED, str(interruption) or "interrupted", debug)
+    except BrokenPipeError:
+        # The reader of our output has gone; nothing more can or need be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception as error:
+        told = f"this is a fault of anchor: {type(error).__name__}: {one_line(error)}; --debug shows where"
+        return failed(FAULT, told, debug)
+
+
+def failed(status: int, message: str, debug: bool) -> int:
+    if debug:
+        raise
+    print(f"anchor: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,145 @@
+"""What each subcommand of `anchor` takes."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import Refusal
+from . import commands
+
+Command = Callable[[argparse.Namespace], int | None]
+OVER = "a setting and its values: objective.hardness=0,1,2; with --tries also a range: 0.1..1 or log:0.1..1"
+
+
+class Parser(argparse.ArgumentParser):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise Refusal(f"{message}; {self.prog} --help shows what is allowed")
+
+
+def parser() -> Parser:
+    top = Parser(prog="anchor", description="Train image classifiers that hold under attack, and measure how well.")
+    top.add_argument("--version", action="store_true", help="print the version")
+    top.set_defaults(command=commands.version_or_help, name="", takes_settings=False, parser=top)
+    subcommands = top.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(name: str, command: Command, summary: str, takes_settings: bool = False) -> argparse.ArgumentParser:
+        sub = subcommands.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(command=command, name=name, takes_settings=takes_settings)
+        return sub
+
+    sub = add("quickstart", commands.quickstart, "train and attack three small networks on real digits, in minutes")
+    sub.add_argument("--out", type=Path, default=Path("anchor-quickstart"), help="new directory for the runs")
+
+    sub = add(
+        "train",
+        commands.train,
+        "train a recipe; any setting of it can follow as --section.key value",
+        takes_settings=True,
+    )
+    sub.add_argument("recipe", nargs="?", help="built-in name (anchor recipes lists them) or a YAML file")
+    sub.add_argument("--out", type=Path, help="new directory for the run; runs/NAME if not given")
+    sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped")
+    add_data_dir(sub)
+    sub.epilog = "anchor recipes NAME prints the settings of a recipe and what each one means."
+
+    sub = add(
+        "sweep",
+        commands.sweep,
+        "train a recipe over many settings and seeds, ranked on the validation split",
+        takes_settings=True,
+    )
+    sub.add_argument("recipe", help="built-in name (anchor recipes lists them) or a YAML file")
+    sub.add_argument("--over", action="append", default=[], metavar="KEY=VALUES", help=OVER)
+    sub.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 at each (default: 3)")
+    sub.add_argument("--tries", type=int, metavar="N", help="search: N combinations, picked by Optuna, not the grid")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="the sweep's directory; runs/sweep-NAME if not given")
+    add_data_dir(sub)
+    sub.epilog = "--section.key value sets what stays fixed. Stopped, the same command goes on; it may grow, too."
+
+    sub = add("evaluate", commands.evaluate, "measure clean and robust accuracy on the test images")
+    sub.add_argument(
+        "source",
+        metavar="RUN|MODEL",
+        nargs="?",
+        help="run directory, .safetensors, state dict, TorchScript, torch.export program or Hugging Face folder",
+    )
+    sub.add_argument(
+        "--attacks",
+        default="clean,pgd20",
+        help="comma-separated, such as clean,pgd20,autoattack; a name that is unknown is answered with all that are",
+    )
+    sub.add_argument(
+        "--engine", choices=("anchor", "reference"), default="anchor", help="reference: AutoAttack by its authors' code"
+    )
+    sub.add_argument(
+        "--search",
+        choices=("float32", "bf16"),
+        default="float32",
+        help="bf16: faster, and the accuracy an upper bound; the verdicts are in float32 either way",
+    )
+    sub.add_argument("--curve", default="", metavar="eps,steps", help="accuracy also against eps, steps, or both")
+    sub.add_argument("--corruptions", action="store_true", help="accuracy under noise, blur, JPEG and the like as well")
+    sub.add_argument("--transfer-from", metavar="RUN", help="second run, for the attack transfer and the checks")
+    sub.add_argument("--claim", type=float, metavar="0.5", help="exit 1 if the whole interval lies below this accuracy")
+    sub.add_argument("--claim-attack", metavar="ATTACK", help="which accuracy is claimed; that of the last attack")
+    sub.add_argument("--norm", choices=("linf", "l2"), help="norm of the ball; the run's own, or linf")
+    sub.add_argument("--eps", help="radius of the ball, such as 8/255; the run's own, or 0.031")
+    sub.add_argument("--limit", type=int, metavar="N", help="only the first N test images")
+    sub.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the attacks' random starts (default: 0)")
+    sub.add_argument("--out", type=Path, metavar="FILE.json", help="where the record goes; a run keeps its own")
+    sub.add_argument(
+        "--model",
+        help="what a state dict fills: resnet8, resnet18, preact-resnet18, your.module.Class; or a factory of a whole "
+        "model, your.module:factory; torch.export to trust such a program",
+    )
+    sub.add_argument("--model-args", metavar="NAME=VALUE,..", help="arguments of --model, such as width=32,depth=4")
+    sub.add_argument(
+        "--data", help="cifar10, digits or a FILE.npz of images x and labels y; the run's own if not given"
+    )
+    sub.add_argument(
+        "--normalize",
+        help="before the model: none (it takes pixels in [0, 1]), cifar10 or MEAN,..:STD,..; never guessed",
+    )
+    add_data_dir(sub)
+
+    sub = add("second-stage", commands.second_stage, "freeze a run's encoder and train a fresh linear head on it")
+    sub.add_argument("run", type=Path, metavar="RUN", help="run directory of anchor train")
+    sub.add_argument("--adversarial", action="store_true", help="train the head on attacked images, not on clean ones")
+    sub.add_argument("--epochs", type=int, default=10, help="passes over the training images (default: 10)")
+    sub.add_argument("--lr", type=float, default=0.1, help="peak learning rate (default: 0.1)")
+    sub.add_argument("--out", type=Path, help="new directory for the run; runs/NAME-clean-head or -adversarial-head")
+    add_data_dir(sub)
+
+    sub = add(
+        "embedding", commands.embedding, "measure a run's embeddings: probes, spread, collapse, what an attack moves"
+    )
+    sub.add_argument("source", metavar="RUN|WEIGHTS", help="run directory or .safetensors file")
+    sub.add_argument("--limit", type=int, metavar="N", help="only the first N test and the first N training images")
+    sub.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the attack's random start (default: 0)")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="where the record goes; a run keeps its own")
+    sub.add_argument("--model", help="the weights' own class, your.module.Class, if you trust its code")
+    add_data_dir(sub)
+
+    sub = add("compare", commands.compare, "set evaluated runs side by side: accuracy over seeds, paired tests, cost")
+    sub.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run directories; the first method is the yardstick"
+    )
+    sub.add_argument("--json", type=Path, metavar="FILE", help="also write the facts, full precision, as JSON")
+
+    sub = add("recipes", commands.recipes, "list the built-in recipes and what they promise")
+    sub.add_argument("recipe", nargs="?", help="print this one whole, with what each setting means")
+
+    sub = add("data", commands.data, "fetch a data set once, verify it and say where it is")
+    sub.add_argument("dataset", choices=("cifar10",))
+    add_data_dir(sub)
+    return top
+
+
+def add_data_dir(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--data-dir", help="folder that holds cifar-10-batches-py; ANCHOR_DATA, or fetched, if not given")
