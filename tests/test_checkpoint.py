@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import anchor_robust
 from anchor_robust import checkpoint, runs
 from anchor_robust.errors import Refusal
 from anchor_robust.models import Classifier, LogitsOnly, backbone
@@ -193,3 +194,27 @@ def test_a_metrics_line_cut_short_is_left_out(tmp_path: Path) -> None:
     assert [line["step"] for line in runs.read_metrics(tmp_path)] == [1, 2, 3]
     runs.keep_metrics(tmp_path, 2)
     assert [line["step"] for line in runs.read_metrics(tmp_path)] == [1, 2]
+
+
+# --- weights that come with the package -------------------------------------------------------------------------------
+
+
+def test_shipped_weights_load_by_their_name_and_are_small() -> None:
+    assert "cifar10-resnet8-anchor" in checkpoint.shipped()
+    for name, path in checkpoint.shipped().items():
+        assert path.stat().st_size < 1_000_000
+        assert path.with_suffix(".md").read_text(encoding="utf-8").startswith("# ")
+        logits = anchor_robust.load(name)(torch.rand(2, 3, 32, 32))
+        assert logits.shape == (2, 10)
+
+
+def test_a_directory_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("cifar10-resnet8-anchor").mkdir()
+    with pytest.raises(Refusal, match="holds no weights"):
+        checkpoint.load("cifar10-resnet8-anchor")
+
+
+def test_an_unknown_name_is_answered_with_the_shipped_ones() -> None:
+    with pytest.raises(Refusal, match="cifar10-resnet8-anchor"):
+        checkpoint.load("cifar10-resnet8-anker")

@@ -563,6 +563,14 @@ def test_the_two_view_control_is_cross_entropy_alone() -> None:
     torch.testing.assert_close(outcome.loss, stub.cross_entropy("adversarial") + 0.5 * stub.cross_entropy("augmented"))
 
 
+def test_a_collapsed_contrast_is_told() -> None:
+    batch, value = 256, math.log(2 * 256 - 1)
+    assert "collapsed" in Anchor().warning({"contrast": value + 0.001}, batch)
+    assert Anchor().warning({"contrast": value - 0.2}, batch) == ""
+    assert Anchor(contrast=0.0).warning({"contrast": value}, batch) == "", "a control has no contrast to lose"
+    assert PGDAdversarialTraining().warning({"cross_entropy": 1.0}, batch) == ""
+
+
 def test_hardness_rises_along_its_ramp() -> None:
     stub = Stub()
     losses = {

@@ -20,6 +20,7 @@ from .models import BUILT_IN, Classifier, LogitsOnly, backbone
 
 HEADER = "anchor"
 HEADER_KEYS = {"model", "classes", "shape", "projection_width", "data", "recipe"}
+SHIPPED = Path(__file__).with_name("weights")
 NESTED = ("state_dict", "model_state_dict", "model", "net")
 
 
@@ -144,20 +145,28 @@ def some(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
+def shipped() -> dict[str, Path]:
+    """The weights that come with the package: name -> file. Each has its card, a .md, beside it."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.safetensors"))}
+
+
 def weights_file(source: str | Path) -> Path:
-    """The weights of a run directory, or the file itself."""
+    """The weights of a run directory, the file itself, or those shipped under that name."""
     path = Path(source)
+    if not path.exists():
+        path = shipped().get(str(source), path)
     if path.is_dir():
         path = path / runs.WEIGHTS
         if not path.is_file():
             raise Refusal(f"{source} holds no {runs.WEIGHTS}; give a run that anchor train has written")
     if not path.is_file():
-        raise Refusal(f"{source} does not exist; give a run directory, a .safetensors file or a state dict")
+        names = ", ".join(shipped())
+        raise Refusal(f"{source} does not exist; give a run directory, a .safetensors file, a state dict or {names}")
     return path
 
 
 def load(source: str | Path, model: str | None = None) -> LogitsOnly:
-    """The trained classifier of a run directory or a weights file: [0, 1] pixels [n c h w] in, logits [n k] out.
+    """The trained classifier of a run directory, a weights file or a shipped name: pixels [n c h w] to logits [n k].
 
     It is in evaluation mode and on the CPU. A backbone that is not built in is imported only if `model` names the same
     `package.module.Class`. Raises Refusal when the file is missing, broken or has no ANCHOR header.

@@ -105,7 +105,8 @@ def own(named: Named, source: str, device: torch.device) -> Subject:
         raise Refusal(f"{source} was trained on the classes of {header['data']}, not on those of {images.name}")
     recipe = yaml.safe_load(header["recipe"])
     ball = Ball(recipe["threat"]["norm"], recipe["threat"]["eps"])
-    about = {"source": source, "recipe": recipe["name"], **header["model"], **digest(source)}
+    weights = digest(str(checkpoint.weights_file(source)))
+    about = {"source": source, "recipe": recipe["name"], **header["model"], **weights}
     return Subject(model.to(device), about, images, ball, Path(source) if Path(source).is_dir() else None)
 
 

@@ -6,7 +6,7 @@
 L is `losses.hard_supcon` over the embeddings of all the views.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
@@ -18,6 +18,7 @@ from ..attacks import PGD
 from ..attacks.base import Model
 from ..attacks.pgd import OfOutput
 from ..errors import Refusal
+from ..geometry import collapsed
 from ..losses import hard_supcon
 from .base import Learner, Objective, Step
 
@@ -72,6 +73,9 @@ class Anchor(Objective):
 
     def passes(self, attack_steps: int) -> int:
         return attack_steps + len(self.forwarded())
+
+    def warning(self, parts: Mapping[str, float], batch_size: int) -> str:
+        return collapsed(parts["contrast"], len(self.views) * batch_size) if self.contrast else ""
 
     def forwarded(self) -> tuple[str, ...]:
         """The views that pass through the network: those of the contrast, and those with a cross-entropy."""

@@ -1,7 +1,7 @@
 """What a training method is given, and what it gives back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -89,6 +89,10 @@ class Objective(ABC):
     def passes(self, attack_steps: int) -> int:
         """The cost of a step: forward-and-backward passes for each image, those of the attack included."""
         return attack_steps + 1
+
+    def warning(self, parts: Mapping[str, float], batch_size: int) -> str:
+        """What an epoch's mean `parts` of the loss say to the user; empty when all is well."""
+        return ""
 
     @abstractmethod
     def __call__(self, learner: Learner, x: Tensor, y: Tensor, generator: torch.Generator) -> Step:

@@ -111,6 +111,7 @@ def cost(method: Method) -> Facts:
     return {
         "method": method.label,
         "images_seen": runs[0].images_seen,
+        "image_passes": runs[0].passes and runs[0].passes * runs[0].images_seen,
         "seconds": mean(run.metrics[-1]["seconds"] for run in runs),
         "hardware": sorted({run.hardware for run in runs}),
     }

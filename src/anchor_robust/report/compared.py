@@ -73,12 +73,21 @@ def difference(pair: Facts) -> str:
 
 
 def cost(facts: Facts) -> Sheet:
-    rows = [[each["method"], f"{each['images_seen']:,}", f"{each['seconds']:.0f}"] for each in facts["cost"]]
+    rows = [
+        [
+            each["method"],
+            f"{each['images_seen']:,}",
+            f"{each['image_passes']:,}" if each["image_passes"] else "not said",
+            f"{each['seconds']:.0f}",
+        ]
+        for each in facts["cost"]
+    ]
     hardware = sorted({where for each in facts["cost"] for where in each["hardware"]})
     note = (
-        f"Mean over seeds, on {'; '.join(hardware)}. Images seen: steps x batch size, each once; attacks come on top."
+        f"Mean over seeds, on {'; '.join(hardware)}. Images seen: steps x batch size; passes: how often one of them "
+        "went forward and backward through the network, attacks included."
     )
-    return Sheet("Cost of training", ["method", "images seen", "seconds"], rows, [note])
+    return Sheet("Cost of training", ["method", "images seen", "passes", "seconds"], rows, [note])
 
 
 def equal_seconds(facts: Facts) -> Sheet:

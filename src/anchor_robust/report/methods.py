@@ -22,7 +22,8 @@ class Run:
     """One run directory: what was asked, what was measured, what it cost.
 
     `settings` are the recipe's by dotted name without seed and name, and beside them what else decides the weights:
-    the precision that was used and the training images. `held` has for each attack which test images the model held.
+    the precision that was used and the training images. `passes` are forward and backward, of an image in one step
+    (runs of early versions do not say). `held` has for each attack which test images the model held.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class Run:
     metrics: list[dict[str, Any]]
     hardware: str
     images_seen: int
+    passes: int | None
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def read(path: Path) -> Run:
             metrics,
             f"{environment['threads']} threads of {environment['device']}",
             metrics[-1]["step"] * recipe["optimise.batch_size"],
+            environment.get("passes"),
         )
     except (KeyError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
         told = f"{type(error).__name__}: {one_line(error)}"

@@ -56,6 +56,8 @@ def fit(training: Training, state: State, display: Display) -> None:
             runs.append_metrics(training.run, line)
             save_state(training, state)
             display.line(told(f"epoch {epoch + 1}/{settings.epochs}", line))
+            if warning := recipe.objective.warning(line, settings.batch_size):
+                display.line(f"warning: {warning}")
         if stop_asked():
             raise Interrupted(f"stopped at the end: {training.run} is finished")
     selected = f"{recipe.objective.selects_on} accuracy {state.best:.1%} on the validation split"

@@ -115,6 +115,7 @@ def circumstances(training: Training) -> dict[str, Any]:
     return {
         **environment.describe(training.fabric.device),
         "precision": training.fabric.strategy.precision.precision,
+        "passes": training.recipe.passes(),
         "parameters": sum(parameter.numel() for parameter in training.network.parameters()),
         "data": {"name": training.train.name, **splits},
     }
