@@ -1,79 +1,135 @@
 """Write the tables of results/README.md and of the README from the run files in this folder: `make results`."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import yaml
 
 from anchor_robust import checkpoint, runs
+from anchor_robust.intervals import wilson
 from anchor_robust.recipe import settle
+from anchor_robust.report.compare import comparison
+from anchor_robust.report.compared import markdown
 from anchor_robust.report.paired import mcnemar
 from anchor_robust.report.table import conventions
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+EXPERIMENT = "cifar10-resnet8"
 METHODS = {
     "standard": "standard training",
     "pgd-at": "PGD-AT",
+    "trades": "TRADES",
+    "mart": "MART",
+    "supcon-at": "SupCon + AT",
+    "two-view": "two views, cross-entropy only",
     "anchor": "**ANCHOR**",
     "anchor-hardest-quarter": "ANCHOR on the hardest quarter of the positives (collapsed)",
 }
+AUTOATTACK = "autoattack.json"  # beside evaluation.json, on fewer images
 BEST = "cifar10-resnet8-anchor"  # its weights come with the package
 BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
 
 
-def accuracy(result: dict[str, Any]) -> str:
-    low, high = result["interval"]
-    return f"{100 * result['accuracy']:.2f} [{100 * low:.1f}, {100 * high:.1f}]"
+def seeds(method: str) -> list[Path]:
+    """The evaluated runs of a method, seed 0 first."""
+    folders = [HERE / f"{EXPERIMENT}-{method}", *sorted(HERE.glob(f"{EXPERIMENT}-{method}-seed*"))]
+    return [folder for folder in folders if (folder / runs.EVALUATION).exists()]
 
 
-def comparison(experiment: str) -> str:
+def found() -> dict[str, list[Path]]:
+    return {method: folders for method in METHODS if (folders := seeds(method))}
+
+
+def accuracy(results: Sequence[dict[str, Any]]) -> str:
+    """The mean over seeds with Wilson's interval at that mean: the same images seen again are no new images."""
+    mean, images = fmean(result["accuracy"] for result in results), results[0]["images"]
+    low, high = wilson(mean * images, images)
+    return f"{100 * mean:.2f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def results_of(folders: Sequence[Path], file: str, attack: str) -> list[dict[str, Any]]:
+    records = [runs.read_json(folder / file) for folder in folders if (folder / file).exists()]
+    return [result for record in records for result in record["results"] if result["attack"] == attack]
+
+
+def summary() -> str:
     """One Markdown table: a row per method, and what the numbers depend on."""
-    folders = {method: HERE / f"{experiment}-{method}" for method in METHODS}
-    records = {method: runs.read_json(folder / runs.EVALUATION) for method, folder in folders.items()}
-    labels = [result["label"] for result in records["anchor"]["results"]]
-    lines = [f"| training | {' | '.join(labels)} | minutes |", "|---" * (len(labels) + 2) + "|"]
-    for method, record in records.items():
-        minutes = runs.read_metrics(folders[method])[-1]["seconds"] / 60
-        cells = [accuracy(result) for result in record["results"]]
-        lines.append(f"| {METHODS[method]} | {' | '.join(cells)} | {minutes:.0f} |")
-    return "\n".join([*lines, "", note(folders, records)])
+    headings = ("training", "clean", "PGD-20", "AutoAttack", "seeds", "passes", "minutes")
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    for method, folders in found().items():
+        broken = results_of(folders, AUTOATTACK, "autoattack")
+        cells = [
+            METHODS[method],
+            accuracy(results_of(folders, runs.EVALUATION, "clean")),
+            accuracy(results_of(folders, runs.EVALUATION, "pgd20")),
+            accuracy(broken) if broken else "not yet",
+            str(len(folders)),
+            str(settle(str(folders[0] / runs.RECIPE)).passes()),
+            f"{fmean(runs.read_metrics(folder)[-1]['seconds'] for folder in folders) / 60:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", note()])
 
 
-def note(folders: dict[str, Path], records: dict[str, Any]) -> str:
-    record, environment = records["anchor"], runs.read_json(folders["anchor"] / runs.ENVIRONMENT)
-    recipe = yaml.safe_load((folders["anchor"] / runs.RECIPE).read_text())
-    attacked = [f"{result['label']}: {conventions(result)}" for result in record["results"] if result["norm"]]
+def note() -> str:
+    folder = seeds("anchor")[0]
+    record, environment = runs.read_json(folder / runs.EVALUATION), runs.read_json(folder / runs.ENVIRONMENT)
+    recipe = yaml.safe_load((folder / runs.RECIPE).read_text())
+    pgd, broken = (results_of([folder], *each) for each in ((runs.EVALUATION, "pgd20"), (AUTOATTACK, "autoattack")))
+    attacks = [f"PGD-20: {conventions(pgd[0])}"]
+    if broken:
+        attacks.append(f"AutoAttack (standard) on the first {broken[0]['images']}: {conventions(broken[0])}")
     model, data = recipe["model"], record["data"]
     return " ".join(
         (
             f"Accuracy in % with its 95 % Wilson interval on {data['images']:,} {data['name']} test images;",
-            f"{'; '.join(attacked)}.",
+            f"{'; '.join(attacks)}.",
             f"{model['name']} of width {model['width']} ({environment['parameters']:,} parameters),",
-            f"{recipe['optimise']['epochs']} epochs, seed {recipe['seed']},",
-            f"weights chosen on {recipe['validation']['images']:,} held-out training images.",
-            f"Minutes of training on {environment['threads']} threads of {environment['device']},",
-            f"with other work running beside it. {paired(folders)}",
+            f"{recipe['optimise']['epochs']} epochs, weights chosen on {recipe['validation']['images']:,} held-out",
+            "training images. Passes: forward-and-backward, of an image in one step. Minutes on 1 or 2 threads",
+            f"of {environment['device']}, with other work running beside it: compare passes, not minutes.",
+            paired(),
         )
     )
 
 
-def paired(folders: dict[str, Path]) -> str:
-    """ANCHOR against PGD-AT, image by image."""
-    ours, theirs = (np.load(folders[method] / runs.OUTCOMES) for method in ("anchor", "pgd-at"))
+def paired() -> str:
+    """ANCHOR against every other method, image by image, seed by seed."""
+    ours = {seed(folder): outcomes(folder) for folder in seeds("anchor")}
     sentences = []
-    for what in ("clean", "PGD-20"):
-        first, second = (held(outcomes, what) for outcomes in (ours, theirs))
-        alone, others = int((first & ~second).sum()), int((second & ~first).sum())
-        p = mcnemar(alone, others)
-        sentences.append(f"{what}: {alone} images held by ANCHOR alone, {others} by PGD-AT alone, p = {p:.2g}")
-    return f"McNemar's exact test: {'; '.join(sentences)}."
+    for method, folders in found().items():
+        theirs = {seed(folder): outcomes(folder) for folder in folders}
+        both = [number for number in ours if number in theirs]
+        if method == "anchor" or not both:
+            continue
+        for what in ("clean", "PGD-20"):
+            pairs = [(held(ours[number], what), held(theirs[number], what)) for number in both]
+            alone = sum(int((first & ~second).sum()) for first, second in pairs)
+            others = sum(int((second & ~first).sum()) for first, second in pairs)
+            sentences.append(f"{METHODS[method]}, {what} {alone} : {others}, p = {mcnemar(alone, others):.2g}")
+    return f"McNemar's exact test, images held by ANCHOR alone : by the other alone: {'; '.join(sentences)}."
+
+
+def seed(folder: Path) -> int:
+    return int(yaml.safe_load((folder / runs.RECIPE).read_text())["seed"])
+
+
+def outcomes(folder: Path) -> Any:
+    return np.load(folder / runs.OUTCOMES)
 
 
 def held(outcomes: Any, what: str) -> np.ndarray:
     return outcomes["clean_prediction"] == outcomes["label"] if what == "clean" else outcomes["held_pgd20"]
+
+
+def in_full() -> str:
+    """What anchor compare says of all of them."""
+    return markdown(comparison([folder for folders in found().values() for folder in folders]))
 
 
 def insert(document: Path, table: str) -> str:
@@ -90,7 +146,7 @@ def measured(folder: Path) -> str:
     record, environment = runs.read_json(folder / runs.EVALUATION), runs.read_json(folder / runs.ENVIRONMENT)
     seconds = runs.read_metrics(folder)[-1]["seconds"]
     time = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
-    numbers = ", ".join(f"{result['label']} {accuracy(result)} %" for result in record["results"])
+    numbers = ", ".join(f"{result['label']} {accuracy([result])} %" for result in record["results"])
     eps = next(result["eps"] for result in record["results"] if result["norm"])
     where = f"{time} on {environment['threads']} threads of {environment['device']}"
     return f"# Measured (seed 0, {record['data']['images']:,} test images, eps {eps:g}): {numbers}; {where}."
@@ -120,8 +176,10 @@ def ship(check: bool) -> None:
 def main() -> None:
     """Rewrite the documents and recipes; with --check, only say whether they are up to date."""
     ship("--check" in sys.argv[1:])
-    table = comparison("cifar10-resnet8")
-    texts = {document: insert(document, table) for document in (ROOT / "README.md", HERE / "README.md")}
+    texts = {
+        ROOT / "README.md": insert(ROOT / "README.md", summary()),
+        HERE / "README.md": insert(HERE / "README.md", f"{summary()}\n\n{in_full()}"),
+    }
     texts |= {recipe: promising(recipe) for recipe in sorted((ROOT / "src/anchor_robust/recipes").glob("*.yaml"))}
     for document, text in texts.items():
         if "--check" not in sys.argv[1:]:
