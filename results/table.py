@@ -9,6 +9,7 @@ import yaml
 
 from anchor_robust import runs
 from anchor_robust.report.paired import mcnemar
+from anchor_robust.report.record import read
 from anchor_robust.report.table import conventions
 
 HERE = Path(__file__).resolve().parent
@@ -60,7 +61,7 @@ def note(folders: dict[str, Path], records: dict[str, Any]) -> str:
 
 def paired(folders: dict[str, Path]) -> str:
     """ANCHOR against PGD-AT, image by image."""
-    ours, theirs = (np.load(folders[method] / runs.OUTCOMES) for method in ("anchor", "pgd-at"))
+    ours, theirs = (read(folders[method] / runs.EVALUATION)[1] for method in ("anchor", "pgd-at"))
     sentences = []
     for what in ("clean", "PGD-20"):
         first, second = (held(outcomes, what) for outcomes in (ours, theirs))
