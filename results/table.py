@@ -15,6 +15,7 @@ from anchor_robust.recipe import settle
 from anchor_robust.report.compare import comparison
 from anchor_robust.report.compared import markdown
 from anchor_robust.report.paired import mcnemar
+from anchor_robust.report.record import read
 from anchor_robust.report.table import conventions
 
 HERE = Path(__file__).resolve().parent
@@ -120,7 +121,7 @@ def seed(folder: Path) -> int:
 
 
 def outcomes(folder: Path) -> Any:
-    return np.load(folder / runs.OUTCOMES)
+    return read(folder / runs.EVALUATION)[1]
 
 
 def held(outcomes: Any, what: str) -> np.ndarray:

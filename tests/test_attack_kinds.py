@@ -194,6 +194,19 @@ def test_embedding_attacks_raise_their_loss_and_restore_the_network(loss, x, y) 
     assert attack.describe() == {**attack.pgd.describe(), "loss": loss}
 
 
+def test_a_step_of_contrast_follows_the_gradient_of_the_whole_batch(x, y) -> None:
+    net, references, labels = (
+        Net().eval().requires_grad_(False),
+        torch.rand(8, 12, generator=seeded(1)),
+        torch.arange(8) % 4,
+    )
+    images = x.clone().requires_grad_()
+    together = torch.cat([net.embed(images), net.embed(references)])
+    (gradient,) = torch.autograd.grad(hard_supcon(together, torch.cat([y, labels])), images)
+    attack = EmbeddingAttack(PGD(BALL, 1, 0.02, start="none"), net.embed, references, labels, loss="contrast")
+    torch.testing.assert_close(attack(net, x, y), x + 0.02 * gradient.sign())
+
+
 def test_embedding_restarts_keep_what_harms_the_logits_most(x, y) -> None:
     net, target = Net(), Net(seed=2)
     references, labels = torch.rand(8, 12, generator=seeded(1)), torch.arange(8) % 4

@@ -1,6 +1,7 @@
 """Every check warns on a model that was built to have its fault, and none on honest ones."""
 
 import copy
+import functools
 import math
 import re
 from pathlib import Path
@@ -301,6 +302,50 @@ def test_what_cannot_be_looked_at_is_skipped_with_the_reason(honest, digits) -> 
         assert findings[name]["verdict"] == "skip"
         assert re.search(reason, findings[name]["detail"])
     assert outputs.independent_of_batch(honest, digits[0][:1], honest(digits[0][:1]))["verdict"] == "skip"
+
+
+def test_a_wrong_scale_is_seen_by_accuracy_where_no_batchnorm_is(honest, digits) -> None:
+    x, y = digits
+    honest.requires_grad_(False)
+    for model, verdict in [(lambda x: honest(x), "pass"), (lambda x: honest.normalised(x), "warn")]:
+        right = model(x).argmax(1) == y
+        assert inputs.normalised_once(model, x, y, right)["verdict"] == verdict
+
+
+def test_the_order_of_the_batch_is_seen_beyond_the_singles() -> None:
+    x = torch.rand(30, 3, generator=seeded()) + 1
+    for first, verdict in [(20, "warn"), (40, "pass")]:
+        late = functools.partial(lambda x, first: x + (torch.arange(len(x)) >= first)[:, None], first=first)
+        assert outputs.independent_of_batch(late, x, late(x))["verdict"] == verdict
+
+
+def test_saturation_shows_in_the_gradient_or_in_the_outcome() -> None:
+    held, steep = torch.ones(100) > 0, torch.ones(100)
+    underflow = torch.where(torch.arange(100) < 6, 1e-31, 1.0)
+    for ce, held_margin, verdict in [
+        (steep, torch.arange(100) >= 20, "pass"),
+        (steep, torch.arange(100) >= 21, "warn"),
+        (underflow, held, "warn"),
+    ]:
+        assert gradients.not_saturated({"ce": ce, "margin": steep}, held, held_margin)["verdict"] == verdict
+    both_flat = {"ce": underflow * 0, "margin": steep * 0}
+    assert gradients.not_saturated(both_flat, held, held)["verdict"] == "pass"
+
+
+def test_adversarials_have_to_stay_wrong_and_inside(digits) -> None:
+    x, y = digits[0][:20], torch.zeros(20, dtype=torch.long)
+
+    def model(x: Tensor) -> Tensor:
+        return torch.tensor([[0.0, 1.0]]).expand(len(x), 2)
+
+    def right(x: Tensor) -> Tensor:
+        return -model(x)
+
+    ball = Ball("linf", 0.1)
+    near, far = (x + 0.1).clamp(max=1), (x + 0.11).clamp(max=1)
+    assert adversarials.hold_in_float32(model, ball, x, y, near)["verdict"] == "pass"
+    assert adversarials.hold_in_float32(model, ball, x, y, far)["verdict"] == "warn"
+    assert adversarials.hold_in_float32(right, ball, x, y, near)["verdict"] == "warn"
 
 
 @given(st.integers(1, 200), st.data(), st.sampled_from([0.01, 0.02, 0.05, 0.1, 0.5]))

@@ -69,7 +69,7 @@ def test_contrast_keeps_the_mean_of_each_channel(severity, x) -> None:
 @severities
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_is_what_pillow_writes_and_reads(severity, channels) -> None:
-    x = torch.randint(256, (2, channels, 10, 12), generator=seeded()).float() / 255
+    x = torch.rand(2, channels, 10, 12, generator=seeded())
     compressed = corrupt("jpeg", severity, x, seeded())
     for before, after in zip(x, compressed, strict=True):
         bytes_before = np.rint(before.permute(1, 2, 0).numpy() * 255).astype(np.uint8)

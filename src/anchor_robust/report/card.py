@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from .table import Record, conventions, corruption_rows, interval, percent, severities
+from .table import Record, conventions, corruption_rows, interval, percent, settings, severities
 
 
 def card(record: Record) -> str:
@@ -54,11 +54,11 @@ def opening(record: Record) -> str:
 
 def stages(result: Record) -> str:
     rows = [
-        (each["stage"], f"{each['images']:,}", f"{each['fell']:,}", f"{each['seconds']:.1f}")
+        (each["stage"], f"{each['images']:,}", f"{each['fell']:,}", f"{each['seconds']:.1f}", ", ".join(settings(each)))
         for each in result["stages"]
     ]
     heading = f"## {result['label']}, stage by stage"
-    return heading + "\n\n" + table(("stage", "images attacked", "fell", "seconds"), rows)
+    return heading + "\n\n" + table(("stage", "images attacked", "fell", "seconds", "settings"), rows)
 
 
 def curve(name: str, points: Sequence[Record]) -> str:

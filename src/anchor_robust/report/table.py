@@ -8,6 +8,12 @@ from rich.table import Table
 
 Record = Mapping[str, Any]
 
+# What results and stages state beside an attack's own settings.
+STATED = {
+    *("attack", "label", "norm", "eps", "steps", "step_size", "restarts", "start", "loss", "dtype", "engine", "search"),
+    *("images", "accuracy", "interval", "seconds", "per_class", "stages", "stage", "fell"),
+}
+
 
 def show(record: Record) -> None:
     """One model: a row per attack with all its conventions, a row per class, and the checks."""
@@ -50,19 +56,23 @@ def conventions(result: Record) -> str:
     """Everything that an accuracy depends on, in one line."""
     if result["norm"] is None:
         return result["dtype"]
-    told = [f"{result['norm']} eps {result['eps']:.4g}"]
-    if result.get("stages"):
-        told.append(" + ".join(stage["stage"] for stage in result["stages"]))
-    elif result["steps"] is not None:
-        told.append(
-            f"{result['steps']} " + ("steps" if result["step_size"] is None else f"x {result['step_size']:.4g}")
-        )
-    told += [f"{result['start']} start"] if result["start"] else []
-    told += [f"{result['restarts']} restart" + "s" * (result["restarts"] != 1)] if result["restarts"] else []
-    told += [result["loss"]] if result["loss"] else []
+    stages = result.get("stages")
+    told = [" + ".join(stage["stage"] for stage in stages)] if stages else settings(result)
     told += [f"by {result['engine']}"] if result.get("engine", "anchor") != "anchor" else []
     told += [f"searched in {result['search']}"] if result.get("search", "float32") != "float32" else []
-    return ", ".join([*told, result["dtype"]])
+    return ", ".join([f"{result['norm']} eps {result['eps']:.4g}", *told, result["dtype"]])
+
+
+def settings(attack: Record) -> list[str]:
+    """How an attack searches: what every attack states, then what is its own."""
+    steps, step_size, restarts = attack.get("steps"), attack.get("step_size"), attack.get("restarts")
+    told = []
+    if steps is not None:
+        told.append(f"{steps} steps" if step_size is None else f"{steps} x {step_size:.4g}")
+    told += [f"{attack['start']} start"] if attack.get("start") else []
+    told += [f"{restarts} restart" + "s" * (restarts != 1)] if restarts else []
+    told += [attack["loss"]] if attack.get("loss") else []
+    return told + [f"{key} {value}" for key, value in attack.items() if key not in STATED and value is not None]
 
 
 def stages(result: Record) -> Table:
