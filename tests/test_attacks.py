@@ -410,7 +410,7 @@ def test_kl_climbs_away_from_the_clean_prediction_whatever_the_label() -> None:
     corners = [torch.tensor([[0.5 + a, 0.5 + b]]).double() for a in (-0.2, 0.2) for b in (-0.2, 0.2)]
     local_maxima = torch.stack([moved(corner.expand(4, 2))[0] for corner in corners])
     for value in moved(x_adv).tolist():
-        assert min(abs(value - corner) for corner in local_maxima.tolist()) < 1e-9, "it ends in a corner"
+        assert min(abs(value - corner) for corner in local_maxima.tolist()) < 1e-6, "it ends in a corner"
         assert value > local_maxima.min()
 
 

@@ -145,7 +145,7 @@ def linear_model(norm: str, eps: float, shares: list[float]) -> tuple[nn.Module,
     return model, x.view(-1, 3, 4, 4), y
 
 
-@pytest.mark.parametrize("attack", PROTOCOLS)
+@pytest.mark.parametrize("attack", [name for name in PROTOCOLS if name != "noise"])  # which is no search
 @pytest.mark.parametrize("norm, eps", (("linf", 0.031), ("linf", 8 / 255), ("l2", 0.1)))
 def test_on_a_linear_model_the_margin_decides(attack: str, norm: Any, eps: float) -> None:
     # 0.9 and 1.1 rather than 1: twenty steps of 0.003 reach 94 % of the way from the farthest start.
@@ -191,7 +191,7 @@ def test_the_protocols_are_the_published_ones() -> None:
 
 def test_the_record_states_every_convention() -> None:
     model, x, y = linear_model("linf", 0.031, [0.5, 2.0, -1.0, 2.0])
-    record = evaluate(model, x, y)
+    record = evaluate(model, x, y, checks=False)
     assert json.loads(json.dumps(record)) == record
     assert record["schema"] == 1
     assert [result["label"] for result in record["results"]] == ["clean", "PGD-20"]
@@ -275,7 +275,7 @@ def test_classes_add_up(classes: tuple[str, ...] | None) -> None:
 def test_adversarials_that_leave_the_ball_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, y = linear_model("linf", 0.031, [0.5, 2.0])
     monkeypatch.setattr(Ball, "contains", lambda self, x_adv, x: torch.tensor([True] * (len(x) - 1) + [False]))
-    assert [check["verdict"] for check in evaluate(model, x, y)["checks"]] == ["warn"]
+    assert [check["verdict"] for check in evaluate(model, x, y, checks=False)["checks"]] == ["warn"]
 
 
 @pytest.mark.parametrize(

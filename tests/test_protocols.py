@@ -11,7 +11,7 @@ from anchor_robust import evaluation
 from anchor_robust.attacks import PGD, Attack, Stage
 from anchor_robust.attacks.base import Model
 from anchor_robust.errors import Refusal
-from anchor_robust.evaluation import PROTOCOLS, Protocol, evaluate, measure, searching
+from anchor_robust.evaluation import PROTOCOLS, Protocol, evaluate, measure, measuring, searching
 from anchor_robust.evaluation.protocols import known_attacks, plan
 from anchor_robust.models import Classifier, LogitsOnly, backbone
 from anchor_robust.threat import Ball
@@ -299,15 +299,20 @@ def test_an_unknown_curve_is_refused() -> None:
         measure(dark_is_wrong, numbered(3), torch.ones(3).long(), curves=("esp",))
 
 
-def test_checks_see_the_measurement_and_join_the_record() -> None:
+def test_checks_see_the_measurement_and_join_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, y, _, ball = linear(4)
+    found = {"name": "mine", "verdict": "warn", "detail": "seen"}
 
-    def check(*given: Any) -> list[dict[str, str]]:
-        tested, images, labels, measurement = given
-        assert (tested, labels) == (model, y)
+    def examine(tested: Any, images: Tensor, labels: Tensor, within: Ball, **more: Any) -> list[dict[str, str]]:
+        assert (tested, within) == (model, ball)
         assert torch.equal(images, x)
-        detail = ",".join(measurement.outcomes)
-        return [{"name": "mine", "verdict": "warn", "detail": detail}]
+        assert torch.equal(labels, y)
+        assert list(more["held"]) == ["pgd20"]
+        assert more["sibling"] is model
+        return [found]
 
-    record = measure(model, x, y, ("pgd20",), ball=ball, checks=(check,)).record
-    assert record["checks"][-1] == {"name": "mine", "verdict": "warn", "detail": "label,clean_prediction,held_pgd20"}
+    monkeypatch.setattr(measuring, "examine", examine)
+    given = {"ball": ball, "sibling": model}
+    assert measure(model, x, y, ("pgd20",), checks=True, **given).record["checks"][-1] == found
+    assert found not in measure(model, x, y, ("pgd20",), **given).record["checks"]
+    assert measure(model, x, y, ("clean",), checks=True, **given).record["checks"] == []

@@ -207,7 +207,7 @@ def same_weights(first: Path, second: Path) -> bool:
 def test_a_stopped_sweep_goes_on_to_the_same_weights(
     how: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, step, taken = tmp_path / "sweep", train.step, []
+    out, step, taken = tmp_path / "sweep", train.loop.step, []
 
     def stopped(training: train.Training, *rest: Any) -> Any:
         taken.append(training.run.name)
@@ -218,7 +218,7 @@ def test_a_stopped_sweep_goes_on_to_the_same_weights(
         return step(training, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "step", stopped)
+        patch.setattr(train.loop, "step", stopped)
         assert sweeping(out) == (1 if how == "kill" else 130)
     if how == "interrupt":
         assert "the same anchor sweep command goes on" in capsys.readouterr().err

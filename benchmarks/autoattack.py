@@ -1,0 +1,137 @@
+"""Our AutoAttack against its authors' package, image by image and second by second, on one model and its test images.
+
+    python benchmarks/autoattack.py RUN [--norm l2 --eps 0.5] [--classes 3] [--images 500] [--json FILE]
+
+Chunks of images go through both in turn, who is first alternating. Theirs is pyautoattack's own
+`run_standard_evaluation`, on the model as it is; ours is `anchor_robust.evaluate`'s path: stages over standing images,
+searched on the folded float32 twin and judged by the model. Seconds are the process's own, on one thread.
+
+With `--classes k` only the first k logits and the images of those classes are used. Below four classes the authors'
+APGD-T is undefined; theirs is then APGD-CE, FAB-T with k - 1 targets and Square, each on all images.
+"""
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anchor_robust import environment
+from anchor_robust.evaluation import measure
+from anchor_robust.evaluation.reference import NORMS, authors_code
+from anchor_robust.models import Classifier, LogitsOnly
+from anchor_robust.settings import fraction
+from anchor_robust.subject import Named, under_test
+from anchor_robust.threat import Ball
+
+
+class FirstLogits(nn.Module):
+    """The model of a problem with fewer classes."""
+
+    def __init__(self, model: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.model, self.classes = model, classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)[:, : self.classes]
+
+
+def with_first_logits(model: nn.Module, classes: int) -> nn.Module:
+    """One of ours keeps its form, so that the folded twin serves it; any other is wrapped."""
+    if not isinstance(model, LogitsOnly):
+        return FirstLogits(model, classes)
+    classifier: Classifier = model.classifier  # type: ignore[assignment]
+    head = classifier.backbone.linear
+    fewer = nn.Linear(head.in_features, classes)
+    fewer.load_state_dict({"weight": head.weight[:classes], "bias": head.bias[:classes]})
+    classifier.backbone.linear = fewer
+    return model
+
+
+def theirs(model: nn.Module, ball: Ball, classes: int, x: Tensor, y: Tensor) -> Tensor:
+    """Which images [n] the model holds after the authors' package."""
+    warnings.simplefilter("ignore")
+    trace = sys.gettrace()
+    version = "standard" if classes >= 4 else "custom"
+    attack = authors_code().AutoAttack(model, norm=NORMS[ball.norm], eps=ball.eps, version=version, device="cpu")
+    attack.attacks_to_run = attack.attacks_to_run if classes >= 4 else ["apgd-ce", "fab-t", "square"]
+    attack.seed = 0
+    attack.fab.n_target_classes = attack.apgd_targeted.n_target_classes = min(9, classes - 1)
+    if version == "custom":  # what `standard` sets
+        attack.apgd.n_restarts = attack.fab.n_restarts = 1
+        attack.square.n_queries = 5000
+    x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=len(x))
+    sys.settrace(trace)
+    with torch.no_grad():
+        return model(x_adv).argmax(1) == y
+
+
+def ours(model: nn.Module, ball: Ball, x: Tensor, y: Tensor) -> Tensor:
+    found = measure(model, x, y, ("autoattack",), ball=ball, batch_size=len(x))
+    return torch.from_numpy(found.outcomes["held_autoattack"])
+
+
+def timed(run: Callable[..., Tensor], *given: Any) -> tuple[Tensor, float]:
+    started = time.process_time()
+    held = run(*given)
+    return held, time.process_time() - started
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("run")
+    asked.add_argument("--norm", default="linf", choices=tuple(NORMS))
+    asked.add_argument("--eps", type=lambda text: float(fraction(text)), default=0.031)
+    asked.add_argument("--classes", type=int, default=10)
+    asked.add_argument("--images", type=int, default=500)
+    asked.add_argument("--chunk", type=int, default=100)
+    asked.add_argument("--data-dir")
+    asked.add_argument("--json", type=Path)
+    given = asked.parse_args()
+    torch.set_num_threads(1)
+    subject = under_test(Named(given.run, data_dir=given.data_dir), torch.device("cpu"))
+    model = with_first_logits(subject.model, given.classes).eval().requires_grad_(False)
+    x, y = subject.images.pixels(slice(None)), subject.images.labels
+    x, y = (each[y < given.classes][: given.images] for each in (x, y))
+    ball = Ball(given.norm, given.eps)
+    held: dict[str, list[Tensor]] = {"theirs": [], "ours": []}
+    seconds = {"theirs": 0.0, "ours": 0.0}
+    jobs = [
+        ("theirs", lambda x, y: theirs(model, ball, given.classes, x, y)),
+        ("ours", lambda x, y: ours(model, ball, x, y)),
+    ]
+    for number, (images, labels) in enumerate(zip(x.split(given.chunk), y.split(given.chunk), strict=True)):
+        for name, run in jobs if number % 2 == 0 else jobs[::-1]:
+            outcome, spent = timed(run, images, labels)
+            held[name].append(outcome)
+            seconds[name] += spent
+        done = {name: int(torch.cat(outcomes).sum()) for name, outcomes in held.items()}
+        print(f"{(number + 1) * given.chunk} images: {done} held, {seconds} s", file=sys.stderr, flush=True)
+    verdicts = {name: torch.cat(outcomes) for name, outcomes in held.items()}
+    differ = (verdicts["ours"] != verdicts["theirs"]).nonzero().flatten().tolist()
+    record = {
+        "benchmark": "autoattack",
+        "model": subject.about,
+        "data": {"name": subject.images.name, "images": len(x), "classes": given.classes},
+        "norm": ball.norm,
+        "eps": ball.eps,
+        "theirs": "pyautoattack standard" if given.classes >= 4 else "pyautoattack apgd-ce, fab-t, square",
+        "accuracy": {name: verdict.double().mean().item() for name, verdict in verdicts.items()},
+        "agreement": 1 - len(differ) / len(x),
+        "differ": differ,
+        "seconds": seconds,
+        "ratio": seconds["theirs"] / seconds["ours"],
+        "environment": environment.describe(torch.device("cpu")),
+    }
+    text = json.dumps(record, indent=2)
+    given.json.write_text(text + "\n") if given.json else print(text)
+
+
+if __name__ == "__main__":
+    main()
