@@ -12,6 +12,7 @@ APGD-T is undefined; theirs is then APGD-CE, FAB-T with k - 1 targets and Square
 
 import argparse
 import json
+import shlex
 import sys
 import time
 import warnings
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anchor_robust import environment
+from anchor_robust import data, environment
 from anchor_robust.evaluation import measure
 from anchor_robust.evaluation.reference import NORMS, authors_code
 from anchor_robust.models import Classifier, LogitsOnly
@@ -91,13 +92,15 @@ def main() -> None:
     asked.add_argument("--classes", type=int, default=10)
     asked.add_argument("--images", type=int, default=500)
     asked.add_argument("--chunk", type=int, default=100)
+    asked.add_argument("--split", default="test", choices=("test", "train"), help="train: digits has 360 test images")
     asked.add_argument("--data-dir")
     asked.add_argument("--json", type=Path)
     given = asked.parse_args()
     torch.set_num_threads(1)
     subject = under_test(Named(given.run, data_dir=given.data_dir), torch.device("cpu"))
     model = with_first_logits(subject.model, given.classes).eval().requires_grad_(False)
-    x, y = subject.images.pixels(slice(None)), subject.images.labels
+    chosen = subject.images if given.split == "test" else data.load(subject.images.name, "train", given.data_dir)
+    x, y = chosen.pixels(slice(None)), chosen.labels
     x, y = (each[y < given.classes][: given.images] for each in (x, y))
     ball = Ball(given.norm, given.eps)
     held: dict[str, list[Tensor]] = {"theirs": [], "ours": []}
@@ -118,7 +121,7 @@ def main() -> None:
     record = {
         "benchmark": "autoattack",
         "model": subject.about,
-        "data": {"name": subject.images.name, "images": len(x), "classes": given.classes},
+        "data": {"name": subject.images.name, "split": given.split, "images": len(x), "classes": given.classes},
         "norm": ball.norm,
         "eps": ball.eps,
         "theirs": "pyautoattack standard" if given.classes >= 4 else "pyautoattack apgd-ce, fab-t, square",
@@ -127,7 +130,7 @@ def main() -> None:
         "differ": differ,
         "seconds": seconds,
         "ratio": seconds["theirs"] / seconds["ours"],
-        "environment": environment.describe(torch.device("cpu")),
+        "environment": environment.describe(torch.device("cpu")) | {"command": shlex.join(["python", *sys.argv])},
     }
     text = json.dumps(record, indent=2)
     given.json.write_text(text + "\n") if given.json else print(text)
