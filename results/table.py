@@ -14,6 +14,7 @@ from anchor_robust.intervals import wilson
 from anchor_robust.recipe import settle
 from anchor_robust.report.compare import comparison
 from anchor_robust.report.compared import markdown
+from anchor_robust.report.dotted import flat
 from anchor_robust.report.paired import mcnemar
 from anchor_robust.report.record import read
 from anchor_robust.report.table import conventions
@@ -128,6 +129,35 @@ def held(outcomes: Any, what: str) -> np.ndarray:
     return outcomes["clean_prediction"] == outcomes["label"] if what == "clean" else outcomes["held_pgd20"]
 
 
+def tries() -> str:
+    """What was tried on the validation split alone; no test image was looked at."""
+    lines = ["| tried | differs in | clean | robust | contrast at the end |", "|---|---|---|---|---|"]
+    folders = sorted((HERE / "tries").iterdir())
+    settings = {folder: flat(yaml.safe_load((folder / runs.RECIPE).read_text())) for folder in folders}
+    for folder in folders:
+        told = [f"{key} {value}" for key, value in settings[folder].items() if key.startswith("objective.")]
+        last = runs.read_metrics(folder)[-1]
+        images = settings[folder]["validation.images"]
+        cells = [
+            folder.name,
+            ", ".join(told),
+            accuracy([{"accuracy": last["validation_clean"], "images": images}]),
+            accuracy([{"accuracy": last["validation_robust"], "images": images}]),
+            f"{last['contrast']:.2f}" if "contrast" in last else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    first = settings[folders[0]]
+    attack = f"PGD-{first['validation.steps']} of {first['validation.step_size']:g}"
+    lines += [
+        "",
+        f"Accuracy in % on {first['validation.images']:,} held-out training images, robust under {attack} at eps",
+    ]
+    return (
+        "\n".join(lines)
+        + f" {first['threat.eps']:g}; {first['optimise.epochs']} epochs, seed {first['seed']}, last epoch."
+    )
+
+
 def in_full() -> str:
     """What anchor compare says of all of them."""
     return markdown(comparison([folder for folders in found().values() for folder in folders]))
@@ -179,7 +209,7 @@ def main() -> None:
     ship("--check" in sys.argv[1:])
     texts = {
         ROOT / "README.md": insert(ROOT / "README.md", summary()),
-        HERE / "README.md": insert(HERE / "README.md", f"{summary()}\n\n{in_full()}"),
+        HERE / "README.md": insert(HERE / "README.md", f"{summary()}\n\n{in_full()}\n\n### Tries\n\n{tries()}"),
     }
     texts |= {recipe: promising(recipe) for recipe in sorted((ROOT / "src/anchor_robust/recipes").glob("*.yaml"))}
     for document, text in texts.items():

@@ -3,6 +3,7 @@
 import ctypes
 import platform
 import shlex
+import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -58,6 +59,11 @@ def cpuinfo() -> dict[str, str]:
     except OSError:
         return {}
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile can be expected to work: on a processor it needs a C++ compiler."""
+    return device.type == "cpu" and shutil.which("g++") is not None
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -94,7 +94,7 @@ def measure(
         stages = [[each.name, each.conventions(), described(each)] for each in planned]
         drawn = [described(point) for curve in sketched.values() for point in curve]
         ledger.open(stages=stages, curves=drawn, batch_size=batch_size, seed=seed, search=search, data=data)
-        fast = searched(model, search, x[:batch_size])
+        fast = searched(model, search, x[:batch_size], len(x) * sum(map(passes, planned)))
         course = Course(model, fast, search, x, y, batch_size, seed, ledger, bar)
         predictions, seconds = course.predictions()
         correct = predictions == y.cpu()
@@ -171,6 +171,12 @@ def recheck(inside: bool) -> dict[str, str]:
         "verdict": "pass" if inside else "warn",
         "detail": passed if inside else warned,
     }
+
+
+def passes(planned: Planned) -> int:
+    """How often an image that withstands it all goes through the model."""
+    told = described(planned)
+    return sum((each.get("queries") or each["steps"] or 1) * (each["restarts"] or 1) for each in told)
 
 
 def described(planned: Planned) -> list[dict[str, Any]]:

@@ -1,14 +1,20 @@
 """What attacks search on: a faster form of the model under test, whose finds the model itself then judges."""
 
+import logging
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from .. import environment
 from ..models import Classifier, Folded, LogitsOnly
 from .verdicts import Model
 
 Precision = Literal["float32", "bf16"]
+TOLERANCE = 1e-4  # of the largest logit
+COMPILED_FROM = 500_000  # image passes; below, compiling (half a minute) takes longer than it saves
+
+log = logging.getLogger(__name__)
 
 
 class InBf16(nn.Module):
@@ -32,13 +38,49 @@ def laid_out(model: Model, x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if isinstance(model, LogitsOnly) else x
 
 
-def searched(model: Model, precision: Precision, x: Tensor) -> Model:
-    """A faster form of `model` in evaluation mode; `x` [n c h w] are images on which the two have to agree."""
+class Compiled(nn.Module):
+    """A twin compiled twice: with its weights frozen in for forward passes, which Square takes by the thousand, and for
+    gradients."""
+
+    def __init__(self, twin: nn.Module) -> None:
+        super().__init__()
+        self.twin = twin
+        # Of any batch size: images leave the batch as they fall.
+        self.answers = torch.compile(twin, dynamic=True, options={"freezing": True})
+        self.climbs = torch.compile(twin, dynamic=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            return self.climbs(x)
+        with torch.no_grad():
+            return self.answers(x)
+
+
+def compiled(twin: Model, model: Model, x: Tensor) -> Model:
+    """`twin` compiled, if it compiles and answers as `model` does on images x [n c h w]; else as it is."""
+    if not isinstance(twin, nn.Module):
+        return twin
+    try:
+        fast = Compiled(twin)
+        return fast if agree(model, fast, x, TOLERANCE) else twin
+    except Exception as error:  # what a compiler stumbles over is not ours to foresee
+        log.debug("not compiled: %s", error)
+        return twin
+
+
+def searched(model: Model, precision: Precision, x: Tensor, passes: int = 0) -> Model:
+    """A faster form of `model` in evaluation mode; `x` [n c h w] are images on which the two have to agree.
+
+    `passes` is how many images will go through it in all: from COMPILED_FROM on, a float32 twin is compiled where the
+    processor has a compiler at hand.
+    """
     twin = folded(model, torch.bfloat16 if precision == "bf16" else torch.float32)
     fast = InBf16(twin or model) if precision == "bf16" else twin or model
-    if twin and not agree(model, fast, x, 0.1 if precision == "bf16" else 1e-4):
+    if twin and not agree(model, fast, x, 0.1 if precision == "bf16" else TOLERANCE):
         # A forward that tracing did not see whole: attacks on another function would find too little.
         return InBf16(model) if precision == "bf16" else model
+    if twin and precision == "float32" and passes >= COMPILED_FROM and environment.has_compiler(x.device):
+        return compiled(fast, model, x)
     return fast
 
 

@@ -1,7 +1,6 @@
 """From a recipe to everything that training works with. The only file that knows Lightning Fabric."""
 
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +103,7 @@ def build(recipe: Recipe, images: ImageSet, run: Path) -> Training:
 
 def repays_compiling(device: torch.device, images: int) -> bool:
     """Whether a run over so many images is long enough on a processor that has a compiler at hand."""
-    return device.type == "cpu" and images >= COMPILED_FROM and shutil.which("g++") is not None
+    return images >= COMPILED_FROM and environment.has_compiler(device)
 
 
 def circumstances(training: Training) -> dict[str, Any]:
