@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anchor_robust.attacks import APGD, APGDT
-from anchor_robust.attacks.apgd import checkpoints
+from anchor_robust.attacks.apgd import Climb, checkpoints
 from anchor_robust.attacks.margins import ranked_target, targeted_dlr
 from anchor_robust.errors import Refusal
 from anchor_robust.threat import Ball
@@ -110,6 +110,36 @@ def test_towards_a_target_one_image_at_a_time_gives_the_same(ball) -> None:
         target = ranked_target(model(x[i : i + 1]), y[:1], 2)
         loss_of = lambda z, target=target: targeted_dlr(z, y[:1], target).sum()  # noqa: E731
         torch.testing.assert_close(found[i], slow_climb(model, loss_of, x[i], start[i], 40, ball)[0], rtol=0, atol=1e-6)
+
+
+def test_when_step_sizes_are_halved() -> None:
+    """Of 16 steps 12 are at most three quarters; stuck is who rose and was not halved, but found nothing higher."""
+    rises, halved_before, best, best_before, expected = zip(
+        (12, False, 2.0, 1.0, True),
+        (13, False, 2.0, 1.0, False),
+        (13, False, 1.0, 1.0, True),
+        (13, True, 1.0, 1.0, False),
+        strict=True,
+    )
+    one, zeros = torch.ones(4), torch.zeros(4, 2)
+    climb = Climb(
+        *(zeros, torch.zeros(4).long(), torch.zeros(4).long(), zeros, zeros, zeros, one),
+        x_best=zeros + 0.5,
+        gradient_best=zeros + 3,
+        loss_best=torch.tensor(best),
+        loss_best_at_check=torch.tensor(best_before),
+        step_size=one,
+        rises=torch.tensor(rises),
+        halved=torch.tensor(halved_before),
+    )
+    APGD(BALLS[0])._adapt(climb, 16)
+    fell = torch.tensor(expected)
+    assert climb.halved.equal(fell)
+    assert climb.step_size.equal(torch.where(fell, 0.5, 1.0))
+    assert climb.x_adv.equal(0.5 * fell.float().unsqueeze(1).expand(4, 2))
+    assert climb.gradient.equal(3 * fell.float().unsqueeze(1).expand(4, 2))
+    assert climb.loss_best_at_check.tolist() == list(best)
+    assert climb.rises.tolist() == [0, 0, 0, 0]
 
 
 class Counting:

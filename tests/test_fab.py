@@ -112,15 +112,16 @@ def test_finds_the_nearest_mistake_of_a_linear_model(ball, share, falls, classes
 
 
 @balls
-def test_walks_as_the_formula_says(ball) -> None:
-    """Three steps against a curved boundary far away, recomputed in float64 with everything spelled out."""
+@pytest.mark.parametrize("curvature", [1, -1])
+def test_walks_as_the_formula_says(ball, curvature) -> None:
+    """Six steps against a boundary that lies nearer, or farther, than its tangents say; everything spelled out."""
     w, bend = torch.randn(2, 12, dtype=torch.float64, generator=seeded()).unbind()
     x = torch.rand(4, 12, dtype=torch.float64, generator=seeded(1)).mul(0.2).add(0.4)
-    lead = (x @ w + (x @ bend) ** 2 / 9).max().item() + 0.1
+    lead = (x @ w + curvature * (x @ bend) ** 2).max().item() + 2
     seen: list[Tensor] = []
 
     def difference(point: Tensor) -> Tensor:
-        return point @ w + (point @ bend) ** 2 / 9 - lead
+        return point @ w + curvature * (point @ bend) ** 2 - lead
 
     def length(move: Tensor) -> Tensor:
         return move.abs().amax(1) if ball.norm == "linf" else move.norm(dim=1)
@@ -129,29 +130,31 @@ def test_walks_as_the_formula_says(ball) -> None:
         seen.append(point.detach())
         return torch.stack([0 * point[:, 0], difference(point)], 1)
 
-    FAB(Ball(ball.norm, 1e-6), steps=3)(model, x, torch.zeros(4, dtype=torch.long))
-    here, steps_back = x, 0
-    for step in range(3):
+    FAB(Ball(ball.norm, 1e-6), steps=6)(model, x, torch.zeros(4, dtype=torch.long))
+    here, steps_back, limited = x, 0, False
+    for step in range(6):
         at = here.clone().requires_grad_()
         value = difference(at)
         gradient = torch.autograd.grad(value.sum(), at)[0]
         value = value.detach()
         move = move_to_hyperplane(ball.norm, here, gradient, value)
         back = move_to_hyperplane(ball.norm, x, gradient, value + ((x - here) * gradient).sum(1))
-        alpha = (length(move) / (length(move) + length(back))).clamp(max=0.1).unsqueeze(1)
+        share = length(move) / (length(move) + length(back))
+        limited |= step > 0 and bool((share > 0.1).any())
+        alpha = share.clamp(max=0.1).unsqueeze(1)
         here = ((1 - alpha) * (here + 1.05 * move) + alpha * (x + 1.05 * back)).clamp(0, 1)
         torch.testing.assert_close(seen[2 * step + 2], here)
         fooled = difference(here) > 0
         steps_back += int(fooled.sum())
         here = torch.where(fooled.unsqueeze(1), x + 0.9 * (here - x), here)
-    assert steps_back
+    assert steps_back if curvature > 0 else limited
 
 
 def test_what_is_wrong_already_comes_back_as_it_was() -> None:
-    x, y = torch.rand(3, 4, generator=seeded()), torch.tensor([1, 0, 1])
-    model = lambda x: torch.stack([1 + x.mean(1), 0 * x[:, 0]], 1)  # noqa: E731
-    x_adv = FAB(Ball("linf", 0.1), steps=2)(model, x, y)
-    assert x_adv.equal(x)
+    """Class 0 wins wherever the walk towards class 2 leads."""
+    x, y = torch.full((3, 4), 0.5), torch.ones(3, dtype=torch.long)
+    model = lambda x: torch.stack([0 * x[:, 0] + 1, 0 * x[:, 0], x.mean(1) - 0.55], 1)  # noqa: E731
+    assert FAB(Ball("linf", 0.1), steps=2, target=2)(model, x, y).equal(x)
 
 
 def test_describe_names_every_setting() -> None:

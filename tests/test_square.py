@@ -97,24 +97,24 @@ def test_bumps_start_at_the_edge_of_the_ball() -> None:
     assert matches.any(0).all()
 
 
-def test_energy_moves_from_one_window_to_another() -> None:
+@pytest.mark.parametrize("share, side", [(0.1, 3), (0.2, 5), (0.001, 3)])
+def test_energy_moves_from_one_window_to_another(share, side) -> None:
     """Algorithm 3 for each image and channel, in float64, when the box does not bind."""
     x, signs, place = grey(), signs_of(seeded()), [0.1, 0.2, 0.8, 0.9, 0.3]
     x_best = x + 0.4 * (bumps(x, 0.5, signs) - x)  # some of the radius is left
     colours = signs_of(seeded(7))
-    x_new = moved_bump(x, x_best, 0.5, 0.1, place, colours)
-    into, out_of = window(9, 9, 3, place[:2]), window(9, 9, 3, place[2:4])
+    x_new = moved_bump(x, x_best, 0.5, share, place, colours)
+    into, out_of = window(9, 9, side, place[:2]), window(9, 9, side, place[2:4])
     sign = signs_of(seeded(7))(5, 2, 1, 1)
     for i in range(5):
         delta = x_best[i] - x[i]
         unused = 0.25 - delta.square().sum()
-        for channel in delta:
+        for channel, own_sign in zip(delta, sign[i], strict=True):
             either = torch.zeros(9, 9, dtype=torch.bool)
             either[into], either[out_of] = True, True
             energy = channel[either].square().sum() + unused / 2
             old = channel[into] / channel[into].norm() if channel[into].norm() else channel[into]
-            channel_index = 0 if channel.data_ptr() == delta[0].data_ptr() else 1
-            new = old + sign[i, channel_index] * bump(3, torch.float64, torch.device("cpu"))
+            new = old + own_sign * bump(side, torch.float64, torch.device("cpu"))
             channel[out_of] = 0
             channel[into] = new / new.norm() * energy.sqrt()
         torch.testing.assert_close(x_new[i], x[i] + 0.5 * delta / delta.norm())
