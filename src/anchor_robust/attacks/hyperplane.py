@@ -40,6 +40,6 @@ def _solve(slope: Tensor, speed: Tensor, room: Tensor, wanted: Tensor) -> Tensor
         if not (rise < rise_before).any():  # nobody has entered another piece: the tangents were exact
             break
         missing = wanted - torch.linalg.vecdot(full, 1 - free).unsqueeze(1)
-        pace = torch.where(rise > 0, torch.maximum(pace, missing / rise), pace)
+        pace = torch.where(rise > 0, missing / rise, pace)
         rise_before = rise
     return pace
