@@ -188,6 +188,42 @@ def test_our_own_models_are_searched_in_a_faster_form_of_the_same_function() -> 
     assert searching.laid_out(dark_is_wrong, x) is x, "somebody else's network may call view()"
 
 
+def test_long_evaluations_search_on_a_compiled_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch, "compile", lambda module, **how: ways.append(how) or module)
+    monkeypatch.setattr(searching.environment, "has_compiler", lambda device: True)
+    model, x = own_model(), torch.rand(4, 3, 8, 8)
+    assert not isinstance(searching.searched(model, "float32", x, searching.COMPILED_FROM - 1), searching.Compiled)
+    assert not isinstance(searching.searched(model, "bf16", x, searching.COMPILED_FROM), searching.Compiled)
+    fast = searching.searched(model, "float32", x, searching.COMPILED_FROM)
+    assert isinstance(fast, searching.Compiled)
+    assert ways == [{"dynamic": True, "options": {"freezing": True}}, {"dynamic": True}]
+    torch.testing.assert_close(fast(x), model(x).detach())
+    assert not fast(x).requires_grad, "weights are frozen in: no graph"
+    gradients = [torch.autograd.grad(net(z).sum(), z)[0] for net in (fast, model) for z in [x.clone().requires_grad_()]]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("broken", ("does not compile", "answers otherwise"))
+def test_what_a_compiler_breaks_is_searched_as_it_is(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_(module: nn.Module, **how: Any) -> Any:
+        if broken == "does not compile":
+            raise RuntimeError(broken)
+        return lambda x: module(x) + 1
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(searching.environment, "has_compiler", lambda device: True)
+    model, x = own_model(), torch.rand(4, 3, 8, 8)
+    fast = searching.searched(model, "float32", x, searching.COMPILED_FROM)
+    assert not isinstance(fast, searching.Compiled)
+    torch.testing.assert_close(fast(x), model(x))
+
+
+def test_autoattack_passes_an_image_6900_times() -> None:
+    planned = plan(["autoattack", "pgd100", "noise"], Ball("linf", 0.1), 10)
+    assert [measuring.passes(each) for each in planned] == [100 + 900 + 900 + 5000, 1000, 100]
+
+
 def test_a_twin_that_is_another_function_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     class Wrong(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -203,7 +239,7 @@ def test_a_twin_that_is_another_function_is_not_searched(monkeypatch: pytest.Mon
 def test_the_verdict_is_the_models_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search that sees another function cannot make the model look worse, nor better."""
     model, x, y, distance, ball = linear(4)
-    monkeypatch.setattr(evaluation.measuring, "searched", lambda model, precision, x: lambda x: -model(x))
+    monkeypatch.setattr(evaluation.measuring, "searched", lambda model, *given: lambda x: -model(x))
     held = measure(model, x, y, ("pgd20",), ball=ball).outcomes["held_pgd20"]
     assert held.all()
     assert not (distance > ball.eps).all()
