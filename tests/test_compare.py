@@ -247,8 +247,7 @@ def test_the_committed_results_compare() -> None:
     facts = comparison([RESULTS / f"cifar10-resnet8-{method}" for method in ("pgd-at", "anchor")])
     (pair,) = entry(facts, "clean")["pairs"]
     document = (RESULTS / "README.md").read_text(encoding="utf-8")
-    counted = f"clean: {pair['only_method']} images held by ANCHOR alone, {pair['only_first']} by PGD-AT alone"
-    assert f"{counted}, p = {pair['p']:.2g}" in document
+    assert f"PGD-AT: clean {pair['only_method']} : {pair['only_first']} (p = {pair['p']:.2g})" in document
 
 
 WRONG: dict[str, tuple[str, ...]] = {

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .dotted import spelled
+from .methods import ASSUMED, CONVENTIONS
 from .sheet import Sheet, bounds, spread
 from .table import conventions
 
@@ -32,7 +33,8 @@ def methods(facts: Facts) -> Sheet:
 
 def accuracies(entry: Facts) -> Sheet:
     data = entry["data"]
-    title = f"{entry['label']} ({conventions(entry)}), {entry['images']:,} images of {data['name']} {data['split']}"
+    stated = conventions({key: entry[key] for key in (*CONVENTIONS, *ASSUMED)})
+    title = f"{entry['label']} ({stated}), {entry['images']:,} images of {data['name']} {data['split']}"
     rows = [
         [each["method"], spread(each["values"]), bounds(each["interval"]), ", ".join(map(str, each["seeds"]))]
         for each in entry["accuracies"]

@@ -15,6 +15,7 @@ from ..errors import Refusal, one_line
 from .dotted import flat, shortened, spelled
 
 CONVENTIONS = ("label", "norm", "eps", "steps", "step_size", "restarts", "start", "loss", "dtype", "images")
+ASSUMED = {"engine": "anchor", "search": "float32"}  # where a record does not say: those of early versions
 
 
 @dataclass(frozen=True)
@@ -142,4 +143,5 @@ def labels(firsts: Sequence[Run], differs: Sequence[Mapping[str, Any]]) -> list[
 def convention(run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that must be alike for two accuracies to stand in one column."""
     data = {key: run.record["data"][key] for key in ("name", "split", "sha256")}
-    return {key: result.get(key) for key in CONVENTIONS} | {"data": data}
+    assumed = {key: result.get(key, usual) for key, usual in ASSUMED.items()}
+    return {key: result.get(key) for key in CONVENTIONS} | assumed | {"data": data}
