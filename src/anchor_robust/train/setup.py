@@ -1,13 +1,13 @@
 """From a recipe to everything that training works with. The only file that knows Lightning Fabric."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from .. import data, environment
 from ..data import ImageSet, augment
@@ -20,12 +20,16 @@ from ..recipe import Recipe
 # What Fabric announces at the start (the precision) stands in environment.json.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
+PATIENCE = 100  # steps on an accelerator from one look at pixels and losses to the next: looking is waiting
 COMPILED_FROM = 200_000  # images in all; below, compiling (half a minute) takes longer than it saves
 
 
 @dataclass
 class Training:
-    """What `fit` works with; `train` and `validation` lie on the device."""
+    """What `fit` works with; `train` and `validation` lie on the device.
+
+    The losses of up to `patience` steps, with the steps' numbers, wait in `unread` to be looked at.
+    """
 
     fabric: Fabric
     recipe: Recipe
@@ -40,6 +44,8 @@ class Training:
     average: Average[Classifier]
     generator: torch.Generator
     header: dict[str, Any]
+    patience: int = 1
+    unread: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)
 
 
 def build(recipe: Recipe, images: ImageSet, run: Path) -> Training:
@@ -98,6 +104,7 @@ def build(recipe: Recipe, images: ImageSet, run: Path) -> Training:
             "data": images.name,
             "recipe": recipe.text(),
         },
+        patience=PATIENCE if fabric.device.type == "cuda" else 1,
     )
 
 
