@@ -1,18 +1,24 @@
 """The fast paths of training: the same numbers as the plain ones, and no step that waits for the device."""
 
 import dataclasses
+import functools
+import io
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from anchor_robust import data, runs, train
+from anchor_robust import data, environment, runs, train
 from anchor_robust.attacks import PGD
 from anchor_robust.checkpoint import State
+from anchor_robust.cli import main
 from anchor_robust.data import augment
+from anchor_robust.display import Display
 from anchor_robust.errors import Refusal
 from anchor_robust.objectives import Step
 from anchor_robust.recipe import settle
@@ -153,3 +159,105 @@ def test_a_loss_that_is_not_finite_is_found_later_and_never_saved(
         train.update.step(training, 3, 9, BATCH) if look == "the next look" else save_state(training, State(step=3))
     assert str(tmp_path / runs.LAST) in str(refusal.value)
     assert (tmp_path / runs.LAST).read_bytes() == saved
+
+
+def said(display: Display) -> str:
+    return display.console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def listening() -> Display:
+    return Display(Console(file=io.StringIO(), width=200))
+
+
+def doubled(graph: Any, inputs: Any) -> Any:
+    """A compiler whose every result is twice too large."""
+    return lambda *given: tuple(2 * result for result in graph(*given))
+
+
+def broken(graph: Any, inputs: Any) -> Any:
+    raise RuntimeError("no such\nheader")
+
+
+@pytest.mark.parametrize(("compiler", "fault"), [(doubled, "gradients are .* away"), (broken, "no such header")])
+def test_a_compiled_search_that_fails_its_trial_is_not_used(
+    compiler: Any, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.fast, "COMPILED_FROM", 0)
+    monkeypatch.setattr(train.fast.environment, "has_compiler", lambda device: True)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=compiler))
+    training, display = built(tmp_path), listening()
+    before = training.search, training.learner
+    train.accelerate(training, display)
+    assert (training.search, training.learner) == before
+    assert re.search(f"not compiled.*{fault}", said(display))
+
+
+def test_the_trial_of_a_resumed_run_is_held_on_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.fast, "COMPILED_FROM", 0)
+    monkeypatch.setattr(train.fast.environment, "has_compiler", lambda device: True)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    training, display = built(tmp_path), listening()
+    plain = training.search
+    with torch.no_grad():
+        for parameter in training.network.parameters():
+            parameter.mul_(2)
+    train.accelerate(training, display)
+    assert training.search is not plain, said(display)
+
+
+@pytest.mark.parametrize(
+    ("settings", "bf16", "compiled"),
+    [
+        ((), False, False),
+        (("--optimise.precision=bf16", "--optimise.epochs=500"), True, True),
+        (("--optimise.compile=never", "--optimise.epochs=500"), False, False),
+    ],
+)
+def test_what_is_explained_is_what_is_built(
+    settings: tuple[str, ...], bf16: bool, compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.fast.environment, "has_compiler", lambda device: True)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    training = built(tmp_path, *settings)
+    told = train.explanation.explained(training)
+    taken = {path.name: path.taken for path in told.paths}
+    plain = training.search
+    train.accelerate(training, listening())
+    assert taken["bf16 mixed precision"] == bf16 == (training.search.dtype == torch.bfloat16)
+    assert taken["compiled search and training pass"] == compiled == (training.search is not plain)
+    assert taken["BatchNorm folded in the attack"]
+    assert not taken["CUDA graphs"]
+    assert all(path.why and path.otherwise for path in told.paths)
+    # digits-anchor: two steps of attack, two views.
+    assert "128 images x 4 forward-and-backward passes = 512; an epoch: 9 steps" in told.cost[0]
+
+
+def test_explaining_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "fit", None)
+    assert main(["train", "digits-anchor", "--explain", "--optimise.compile", "never"]) == 0
+    told = capsys.readouterr().out
+    assert "optimise.compile is never" in told
+    assert "210 forward-and-backward passes" in told
+    assert not list(tmp_path.iterdir())
+    assert main(["train", "digits-anchor", "--explain", "--out", "run"]) == 2
+    assert "--explain takes a recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "found", "triton", "expected"),
+    [
+        ("cpu", "g++", True, True),
+        ("cpu", "gcc", True, False),
+        ("cuda", "gcc", True, True),
+        ("cuda", "gcc", False, False),
+    ],
+)
+def test_a_compiler_is_what_the_device_needs(
+    device: str, found: str, triton: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment.shutil, "which", lambda name: name if name == found else None)
+    monkeypatch.setattr(environment, "find_spec", lambda name: object() if triton else None)
+    assert environment.has_compiler(torch.device(device)) == expected
