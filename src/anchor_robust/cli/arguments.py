@@ -43,6 +43,9 @@ def parser() -> Parser:
     sub.add_argument("recipe", nargs="?", help="built-in name (anchor recipes lists them) or a YAML file")
     sub.add_argument("--out", type=Path, help="new directory for the run; runs/NAME if not given")
     sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped")
+    sub.add_argument(
+        "--explain", action="store_true", help="say what would be fast here, what not and why; trains nothing"
+    )
     add_data_dir(sub)
     sub.epilog = "anchor recipes NAME prints the settings of a recipe and what each one means."
 

@@ -71,15 +71,16 @@ def compiled(twin: Model, model: Model, x: Tensor) -> Model:
 def searched(model: Model, precision: Precision, x: Tensor, passes: int = 0) -> Model:
     """A faster form of `model` in evaluation mode; `x` [n c h w] are images on which the two have to agree.
 
-    `passes` is how many images will go through it in all: from COMPILED_FROM on, a float32 twin is compiled where the
-    processor has a compiler at hand.
+    `passes` is how many images will go through it in all: from COMPILED_FROM on, a float32 twin is compiled on a
+    processor with a compiler at hand.
     """
     twin = folded(model, torch.bfloat16 if precision == "bf16" else torch.float32)
     fast = InBf16(twin or model) if precision == "bf16" else twin or model
     if twin and not agree(model, fast, x, 0.1 if precision == "bf16" else TOLERANCE):
         # A forward that tracing did not see whole: attacks on another function would find too little.
         return InBf16(model) if precision == "bf16" else model
-    if twin and precision == "float32" and passes >= COMPILED_FROM and environment.has_compiler(x.device):
+    repays = precision == "float32" and passes >= COMPILED_FROM and not x.is_cuda
+    if twin and repays and environment.has_compiler(x.device):
         return compiled(fast, model, x)
     return fast
 

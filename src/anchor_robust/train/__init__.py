@@ -9,14 +9,17 @@ from ..checkpoint import State
 from ..display import Display
 from ..errors import Refusal
 from ..recipe import Recipe, settle
+from .explanation import Explanation, explained
 from .loop import Interrupted, fit, save_state, shuffled, validate
-from .setup import Training, build, circumstances, searched
+from .setup import Training, accelerate, build, circumstances, searched
 
 __all__ = [
     "Interrupted",
     "Training",
+    "accelerate",
     "build",
     "circumstances",
+    "explain",
     "fit",
     "restore",
     "resume",
@@ -35,8 +38,14 @@ def start(recipe: Recipe, run: Path, data_dir: str | None, display: Display) -> 
         runs.write_text(run / runs.RECIPE, recipe.text())
         runs.write_json(run / runs.ENVIRONMENT, circumstances(training))
         save_state(training, State())
+    accelerate(training, display)
     fit(training, State(), display)
     return run
+
+
+def explain(recipe: Recipe, data_dir: str | None) -> Explanation:
+    """What `start` would do to be fast, and what it would cost."""
+    return explained(build(recipe, data.load(recipe.data.name, "train", data_dir), Path()))
 
 
 def resume(run: Path, data_dir: str | None, display: Display) -> Path:
@@ -50,6 +59,7 @@ def resume(run: Path, data_dir: str | None, display: Display) -> Path:
     state = restore(training, saved)
     runs.clear_partial(run)
     runs.keep_metrics(run, state.step)
+    accelerate(training, display)
     fit(training, state, display)
     return run
 

@@ -44,10 +44,11 @@ def fit(training: Training, state: State, display: Display) -> None:
                 position = (state.step % per_epoch) * settings.batch_size
                 state.add(step(training, state.step, steps, order[position : position + settings.batch_size]))
                 advance(settings.batch_size)
+            means = state.means()  # asked for before the clock is read: it waits for what the device has queued
             elapsed = time.perf_counter() - started
             state.seconds += elapsed
             line = {"step": state.step, "epoch": epoch + 1, "lr": learning_rate(settings, state.step - 1, steps)}
-            line |= state.means() | {"images_per_s": round((state.step - first) * settings.batch_size / elapsed, 1)}
+            line |= means | {"images_per_s": round((state.step - first) * settings.batch_size / elapsed, 1)}
             check_finite(training, state.step)
             if (epoch + 1) % recipe.validation.every == 0 or state.step == steps:
                 line |= validate(training)
