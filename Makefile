@@ -10,7 +10,7 @@ ifndef OUT
 OUT := runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 endif
 
-.PHONY: help venv quickstart test lint results format check clean
+.PHONY: help venv quickstart test lint results pictures format check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -42,9 +42,14 @@ lint: $(READY) ## check style, types and the import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python results/table.py --check
+	$(BIN)/python results/figures.py --check
 
-results: $(READY) ## write the tables of the README from the run files in results/
+results: $(READY) ## write tables and figures of the README from the run files in results/
 	$(BIN)/python results/table.py
+	$(BIN)/python results/figures.py
+
+pictures: $(READY) ## draw what explains concepts in docs/, from real images and the committed runs
+	$(BIN)/python results/concepts.py
 
 format: $(READY) ## put the code into the project's style
 	$(BIN)/ruff check --fix
