@@ -16,6 +16,7 @@ import yaml
 from anchor_robust import quickstart
 from anchor_robust.cli import main
 from anchor_robust.cli.arguments import parser
+from anchor_robust.errors import Refusal
 from anchor_robust.recipe import built_in, from_mapping, settle
 from pages import NOT_RUN, Block, Command, blocks, commands, expanded, outside, toy
 
@@ -49,8 +50,7 @@ def test_the_blocks_of_a_page(page: Path, tour: Path, tmp_path: Path, monkeypatc
     modules = set(sys.modules)
     reader = Reader(page, folder, monkeypatch)
     try:
-        for block in blocks(page.read_text(encoding="utf-8")):
-            reader.read(block)
+        reader.read(page.read_text(encoding="utf-8"))
     finally:
         for name in set(sys.modules) - modules:
             if str(folder) in (getattr(sys.modules[name], "__file__", None) or ""):
@@ -65,7 +65,11 @@ class Reader:
         self.namespace: dict[str, Any] = {"__name__": "__main__"}
         self.printed: str | None = None
 
-    def read(self, block: Block) -> None:
+    def read(self, page: str) -> None:
+        for block in blocks(page):
+            self.follow(block)
+
+    def follow(self, block: Block) -> None:
         where = f"{self.page.relative_to(ROOT)}:{block.line}"
         before, self.printed = self.printed, None
         if block.language == "text":
@@ -174,3 +178,30 @@ def test_what_is_not_run_says_so_where_the_reader_sees_it() -> None:
             if block.not_run:
                 assert block.language == "sh", f"{page.name}:{block.line}: only commands can do without being run"
                 assert len(block.title) > len(NOT_RUN) + 5, f"{page.name}:{block.line}: say why"
+
+
+UNRUN = '```sh title="Not run by the tests: takes long"'
+WRONG = {
+    "a flag that is not there": f"{UNRUN}\nanchor evaluate RUN --atacks clean\n```",
+    "a setting that is not there": f"{UNRUN}\nanchor train digits-anchor --objective.hard 1\n```",
+    "a command that fails": "```sh\nanchor evaluate nowhere\n```",
+    "a command that should fail and does not": "```sh\nanchor --version  # exit status 2\n```",
+    "a target that is not there": "```sh\nmake quickstrat\n```",
+    "an extra that is not there": "```sh\npip install '.[swep]'\n```",
+    "a program that nobody checks": "```sh\ncurl example.org\n```",
+    "another output": "```python\nprint(1)\n```\n\n```text\n2\n```",
+    "an output of nothing": "```text\n2\n```",
+    "Python that fails": "```python\nimport anchor_robusst\n```",
+    "a recipe with an unknown key": "```yaml\nobjective: {name: anchor, hard: 1}\n```",
+    "a wrong flag in a workflow": "```yaml\njobs: {a: {steps: [{run: anchor evaluate --atacks clean}]}}\n```",
+    "a language that nobody reads": "```bash\nanchor --help\n```",
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_block_is_noticed(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    reader = Reader(ROOT / "README.md", tmp_path, monkeypatch)
+    noticed = (AssertionError, pytest.fail.Exception, Refusal, ImportError, subprocess.CalledProcessError)
+    with pytest.raises(noticed):
+        reader.read(WRONG[what])
