@@ -10,7 +10,7 @@ ifndef OUT
 OUT := runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 endif
 
-.PHONY: help venv quickstart test lint results format check clean
+.PHONY: help venv quickstart test lint bench results format check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -42,6 +42,10 @@ lint: $(READY) ## check style, types and the import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python results/table.py --check
+
+bench: $(READY) ## measure what docs/performance.md shows, an hour or two; ONLY=NAME,.. measures those
+	$(BIN)/python benchmarks $(if $(ONLY),--only '$(ONLY)')
+	$(BIN)/python results/table.py
 
 results: $(READY) ## write the tables of the README from the run files in results/
 	$(BIN)/python results/table.py
