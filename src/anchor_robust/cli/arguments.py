@@ -33,6 +33,7 @@ def parser() -> Parser:
 
     sub = add("quickstart", commands.quickstart, "train and attack three small networks on real digits, in minutes")
     sub.add_argument("--out", type=Path, default=Path("anchor-quickstart"), help="new directory for the runs")
+    add_quiet(sub)
 
     sub = add(
         "train",
@@ -43,6 +44,10 @@ def parser() -> Parser:
     sub.add_argument("recipe", nargs="?", help="built-in name (anchor recipes lists them) or a YAML file")
     sub.add_argument("--out", type=Path, help="new directory for the run; runs/NAME if not given")
     sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped")
+    said = add_quiet(sub)
+    said.add_argument(
+        "--json", dest="json_lines", action="store_true", help="progress as JSON lines on standard output, for programs"
+    )
     add_data_dir(sub)
     sub.epilog = "anchor recipes NAME prints the settings of a recipe and what each one means."
 
@@ -57,6 +62,7 @@ def parser() -> Parser:
     sub.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 at each (default: 3)")
     sub.add_argument("--tries", type=int, metavar="N", help="search: N combinations, picked by Optuna, not the grid")
     sub.add_argument("--out", type=Path, metavar="DIR", help="the sweep's directory; runs/sweep-NAME if not given")
+    add_quiet(sub)
     add_data_dir(sub)
     sub.epilog = "--section.key value sets what stays fixed. Stopped, the same command goes on; it may grow, too."
 
@@ -105,6 +111,7 @@ def parser() -> Parser:
         "--normalize",
         help="before the model: none (it takes pixels in [0, 1]), cifar10 or MEAN,..:STD,..; never guessed",
     )
+    add_quiet(sub)
     add_data_dir(sub)
 
     sub = add("second-stage", commands.second_stage, "freeze a run's encoder and train a fresh linear head on it")
@@ -113,6 +120,7 @@ def parser() -> Parser:
     sub.add_argument("--epochs", type=int, default=10, help="passes over the training images (default: 10)")
     sub.add_argument("--lr", type=float, default=0.1, help="peak learning rate (default: 0.1)")
     sub.add_argument("--out", type=Path, help="new directory for the run; runs/NAME-clean-head or -adversarial-head")
+    add_quiet(sub)
     add_data_dir(sub)
 
     sub = add(
@@ -124,6 +132,7 @@ def parser() -> Parser:
     sub.add_argument("--seed", type=int, default=0, help="seed of the attack's random start (default: 0)")
     sub.add_argument("--json", type=Path, metavar="FILE", help="where the record goes; a run keeps its own")
     sub.add_argument("--model", help="the weights' own class, your.module.Class, if you trust its code")
+    add_quiet(sub)
     add_data_dir(sub)
 
     sub = add("compare", commands.compare, "set evaluated runs side by side: accuracy over seeds, paired tests, cost")
@@ -143,3 +152,10 @@ def parser() -> Parser:
 
 def add_data_dir(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data-dir", help="folder that holds cifar-10-batches-py; ANCHOR_DATA, or fetched, if not given")
+
+
+def add_quiet(sub: argparse.ArgumentParser) -> Any:
+    """How progress is said; the group, to which other ways may be added."""
+    said = sub.add_mutually_exclusive_group()
+    said.add_argument("--quiet", action="store_true", help="say nothing on the way but warnings")
+    return said

@@ -3,8 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import Refusal
+
+if TYPE_CHECKING:
+    from ..display import Display
 
 DONE, REFUTED = 0, 1
 
@@ -16,10 +20,9 @@ def version_or_help(asked: argparse.Namespace) -> None:
 
 
 def quickstart(asked: argparse.Namespace) -> None:
-    from ..display import Display
     from ..quickstart import run
 
-    run(asked.out, Display())
+    run(asked.out, progress(asked))
 
 
 def train(asked: argparse.Namespace) -> None:
@@ -28,20 +31,28 @@ def train(asked: argparse.Namespace) -> None:
     if asked.recipe is None and asked.resume is None:
         raise Refusal("give a recipe or --resume RUN; anchor recipes lists the recipes")
     from .. import train as training
-    from ..display import Display
     from ..recipe import settle
 
     if asked.resume:
-        run = training.resume(asked.resume, asked.data_dir, Display())
+        run = training.resume(asked.resume, asked.data_dir, progress(asked))
     else:
         recipe = settle(asked.recipe, asked.settings)
-        run = training.start(recipe, asked.out or Path("runs") / recipe.name, asked.data_dir, Display())
-    print(run)
+        run = training.start(recipe, asked.out or Path("runs") / recipe.name, asked.data_dir, progress(asked))
+    if not asked.json_lines:
+        print(run)
+
+
+def progress(asked: argparse.Namespace) -> "Display":
+    """What is said on the way: as --quiet and --json ask, if the command has them."""
+    from ..display import Display, JsonLines, Quiet
+
+    if asked.quiet:
+        return Quiet()
+    return JsonLines() if getattr(asked, "json_lines", False) else Display()
 
 
 def sweep(asked: argparse.Namespace) -> None:
     from .. import sweep as sweeping
-    from ..display import Display
     from ..report.ranking import sheet
     from ..report.sheet import show
 
@@ -53,7 +64,7 @@ def sweep(asked: argparse.Namespace) -> None:
         tries=asked.tries,
         out=asked.out,
         data_dir=asked.data_dir,
-        display=Display(),
+        display=progress(asked),
     )
     show([sheet(record)])
     print(f"written: {out / sweeping.RECORD}, {out / sweeping.TABLE}; next: anchor evaluate {out}/NAME of a run")
@@ -69,7 +80,6 @@ def evaluate(asked: argparse.Namespace) -> int:
     if asked.claim_attack is not None and (asked.claim is None or asked.claim_attack not in attacks):
         raise Refusal(f"--claim-attack {asked.claim_attack} needs --claim, and to be one of --attacks {asked.attacks}")
     from ..audit import audit
-    from ..display import Display
     from ..report.record import refuted
     from ..report.table import show
     from ..settings import fraction
@@ -93,7 +103,7 @@ def evaluate(asked: argparse.Namespace) -> int:
         dataset=asked.data,
         normalize=asked.normalize,
         data_dir=asked.data_dir,
-        display=Display(),
+        display=progress(asked),
     )
     show(record)
     why = None if asked.claim is None else refuted(record, asked.claim, asked.claim_attack)
@@ -107,7 +117,6 @@ def listed(words: str) -> list[str]:
 
 
 def second_stage(asked: argparse.Namespace) -> None:
-    from ..display import Display
     from ..report.table import compare, output
     from ..second_stage import start
 
@@ -115,7 +124,7 @@ def second_stage(asked: argparse.Namespace) -> None:
         asked.run,
         asked.out,
         asked.data_dir,
-        Display(),
+        progress(asked),
         adversarial=asked.adversarial,
         epochs=asked.epochs,
         lr=asked.lr,
@@ -126,7 +135,6 @@ def second_stage(asked: argparse.Namespace) -> None:
 
 
 def embedding(asked: argparse.Namespace) -> None:
-    from ..display import Display
     from ..embedding import measure
     from ..report.embedding import show
 
@@ -138,7 +146,7 @@ def embedding(asked: argparse.Namespace) -> None:
         out=asked.json,
         model=asked.model,
         data_dir=asked.data_dir,
-        display=Display(),
+        display=progress(asked),
     )
     show(record)
 
