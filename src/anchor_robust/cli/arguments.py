@@ -44,6 +44,7 @@ def parser() -> Parser:
     sub.add_argument("recipe", nargs="?", help="built-in name (anchor recipes lists them) or a YAML file")
     sub.add_argument("--out", type=Path, help="new directory for the run; runs/NAME if not given")
     sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped")
+    sub.add_argument("--logger", metavar="NAME", help="follow the run in tensorboard, mlflow or wandb as well")
     said = add_quiet(sub)
     said.add_argument(
         "--json", dest="json_lines", action="store_true", help="progress as JSON lines on standard output, for programs"

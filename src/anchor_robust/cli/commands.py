@@ -26,7 +26,7 @@ def quickstart(asked: argparse.Namespace) -> None:
 
 
 def train(asked: argparse.Namespace) -> None:
-    if asked.resume and (asked.recipe or asked.settings or asked.out):
+    if asked.resume and (asked.recipe or asked.settings or asked.out or asked.logger):
         raise Refusal("--resume RUN takes no recipe or settings: a resumed run keeps its own; start a new one instead")
     if asked.recipe is None and asked.resume is None:
         raise Refusal("give a recipe or --resume RUN; anchor recipes lists the recipes")
@@ -37,7 +37,8 @@ def train(asked: argparse.Namespace) -> None:
         run = training.resume(asked.resume, asked.data_dir, progress(asked))
     else:
         recipe = settle(asked.recipe, asked.settings)
-        run = training.start(recipe, asked.out or Path("runs") / recipe.name, asked.data_dir, progress(asked))
+        out = asked.out or Path("runs") / recipe.name
+        run = training.start(recipe, out, asked.data_dir, progress(asked), asked.logger)
     if not asked.json_lines:
         print(run)
 

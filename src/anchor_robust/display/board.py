@@ -86,7 +86,7 @@ class Board(Lines):
                 f"learning rate {now['lr']:.4g}, memory {now['memory_mb']:,} MB at most"
             )
             rows["loss"] = f"{now['loss']:.3f}{' from ' if parts else ''}{', '.join(parts)}"
-            rows["batch"] = f"{now['batch_accuracy']:.1%} answered rightly in training, this epoch"
+            rows["training"] = f"{now['batch_accuracy']:.1%} right in this epoch's batches, as they are trained on"
         if self.validated:
             rows["validation"] = f"{accuracies(self.validated)} (epoch {self.validated['epoch']})"
         if self.best is not None:

@@ -16,6 +16,7 @@ from ..interrupt import interruptible
 from ..models import LogitsOnly
 from ..optimise import learning_rate
 from .setup import Training, searched
+from .tracking import track
 from .update import STRIDE, check_finite, step
 
 
@@ -54,6 +55,7 @@ def fit(training: Training, state: State, display: Display) -> None:
             runs.append_metrics(training.run, line)
             save_state(training, state)
             observer.epoch(line)
+            track(training, line, display)
             if warning := recipe.objective.warning(line, settings.batch_size):
                 display.warning(warning)
         if stop_asked():

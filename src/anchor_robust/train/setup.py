@@ -1,7 +1,7 @@
-"""From a recipe to everything that training works with. The only file that knows Lightning Fabric."""
+"""From a recipe to everything that training works with. This file and followers.py alone know Lightning Fabric."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..models import Classifier, Folded, backbone
 from ..objectives import Learner
 from ..optimise import Average, sgd
 from ..recipe import Recipe
+from .followers import Follower
 
 # What Fabric announces at the start (the precision) stands in environment.json.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -40,6 +41,7 @@ class Training:
     average: Average[Classifier]
     generator: torch.Generator
     header: dict[str, Any]
+    loggers: list[Follower] = field(default_factory=list)
 
 
 def build(recipe: Recipe, images: ImageSet, run: Path) -> Training:
