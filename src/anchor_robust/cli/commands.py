@@ -83,13 +83,12 @@ def evaluate(asked: argparse.Namespace) -> int:
     from ..audit import audit
     from ..report.record import refuted
     from ..report.table import show
-    from ..settings import fraction
 
     record = audit(
         asked.source,
         attacks,
         norm=asked.norm,
-        eps=None if asked.eps is None else number("--eps", fraction(asked.eps)),
+        eps=radius(asked),
         limit=asked.limit,
         batch_size=asked.batch_size,
         seed=asked.seed,
@@ -111,6 +110,36 @@ def evaluate(asked: argparse.Namespace) -> int:
     if why:
         print(f"anchor: {why}", file=sys.stderr)
     return REFUTED if why else DONE
+
+
+def attack(asked: argparse.Namespace) -> None:
+    if asked.source is None and asked.model is None:
+        raise Refusal("no model given; name one with --run: a run, a model file, or cifar10-resnet8-anchor")
+    from ..attack_pictures import attack_pictures
+    from ..report.attacked import show
+
+    record = attack_pictures(
+        asked.pictures,
+        source=asked.source,
+        attack=asked.attack,
+        label=asked.label,
+        norm=asked.norm,
+        eps=radius(asked),
+        seed=asked.seed,
+        out=asked.out,
+        model=asked.model,
+        model_args=asked.model_args,
+        dataset=asked.data,
+        normalize=asked.normalize,
+        data_dir=asked.data_dir,
+    )
+    show(record)
+
+
+def radius(asked: argparse.Namespace) -> float | None:
+    from ..settings import fraction
+
+    return None if asked.eps is None else number("--eps", fraction(asked.eps))
 
 
 def listed(words: str) -> list[str]:

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import Refusal, one_line
@@ -108,8 +109,9 @@ def enlarged(pictures: Tensor) -> Tensor:
 
 
 def grid(clean: Tensor, attacked: Tensor) -> Tensor:
-    """Pictures uint8 [n c h w] and their attacked versions: a row of panels each, uint8 [3 n*h 3*w], enlarged."""
-    rows = torch.cat(panels(clean, attacked), dim=3)
+    """Pictures uint8 [n c h w] and their attacked versions: a row of panels each, in white lines, uint8 [3 H W]."""
+    framed = [F.pad(panel, (1, 1, 1, 1), value=255) for panel in panels(clean, attacked)]
+    rows = torch.cat(framed, dim=3)
     return enlarged(rows).transpose(0, 1).flatten(1, 2).expand(3, -1, -1)
 
 
