@@ -142,6 +142,10 @@ def parser() -> Parser:
     add_quiet(sub)
     add_data_dir(sub)
 
+    sub = add("watch", commands.watch, "show a run's curves on a page of this machine while it trains")
+    sub.add_argument("run", type=Path, metavar="RUN", help="run directory, begun or finished")
+    sub.add_argument("--port", type=int, default=8710, metavar="N", help="of this machine; 0 takes any free one (8710)")
+
     sub = add("compare", commands.compare, "set evaluated runs side by side: accuracy over seeds, paired tests, cost")
     sub.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="run directories; the first method is the yardstick"

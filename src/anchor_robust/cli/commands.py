@@ -181,6 +181,12 @@ def embedding(asked: argparse.Namespace) -> None:
     show(record)
 
 
+def watch(asked: argparse.Namespace) -> None:
+    from ..watch import watch as show
+
+    show(asked.run, asked.port)
+
+
 def compare(asked: argparse.Namespace) -> None:
     from .. import runs
     from ..report.compare import comparison
