@@ -83,6 +83,16 @@ def test_evaluate_a_weights_file_elsewhere(run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "numbers.npz").exists()
 
 
+def test_a_quiet_evaluation_prints_its_result_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", str(run), "--attacks", "clean", "--limit", "5", "--out", str(tmp_path / "numbers.json")]
+    assert main([*words, "--quiet"]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert "clean" in told.out
+
+
 def test_a_card_lies_beside_the_record(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "numbers.json"
     assert main(["evaluate", str(run), "--limit", "50", "--curve", "steps,eps", "--out", str(out)]) == 0

@@ -75,6 +75,7 @@ def test_within_a_long_epoch_a_log_file_gets_a_line_a_minute(monkeypatch: pytest
         lines.step(lambda step=step: read.append(step) or point(step))  # type: ignore[misc]
     assert read == [3, 6, 9], "reading waits for the device, so it is seldom done"
     assert [line.split("  ")[0] for line in said] == [f"epoch 1/4 step {step}/40" for step in read]
+    clock.now += 25
     lines.epoch(point(10))
     clock.now += 59
     lines.step(lambda: pytest.fail("an epoch's line has just been said"))

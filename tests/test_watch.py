@@ -155,6 +155,7 @@ def test_other_names_of_this_machine_are_refused(host: str, run: Path) -> None:
         "/__init__.py",
         "/page.html",
         "/state.json?x",
+        "/page.js?x",
         "http://127.0.0.1/state.json",
         "*",
         "/" + "x" * 5000,
