@@ -8,7 +8,7 @@ searched on the folded twin (in float32, or with `--search bf16`) and judged by 
 Seconds are the process's own, on one thread, compilation included.
 
 With `--classes k` only the first k logits and the images of those classes are used. Below four classes the authors'
-APGD-T is undefined; theirs is then APGD-CE, FAB-T with k - 1 targets and Square, each on all images.
+APGD-T is undefined; theirs is then APGD-CE, APGD on the untargeted DLR loss, FAB-T with k - 1 targets and Square.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def theirs(model: nn.Module, ball: Ball, classes: int, x: Tensor, y: Tensor) -> 
     trace = sys.gettrace()
     version = "standard" if classes >= 4 else "custom"
     attack = authors_code().AutoAttack(model, norm=NORMS[ball.norm], eps=ball.eps, version=version, device="cpu")
-    attack.attacks_to_run = attack.attacks_to_run if classes >= 4 else ["apgd-ce", "fab-t", "square"]
+    attack.attacks_to_run = attack.attacks_to_run if classes >= 4 else ["apgd-ce", "apgd-dlr", "fab-t", "square"]
     attack.seed = 0
     attack.fab.n_target_classes = attack.apgd_targeted.n_target_classes = min(9, classes - 1)
     if version == "custom":  # what `standard` sets
@@ -129,7 +129,7 @@ def main() -> None:
         "norm": ball.norm,
         "eps": ball.eps,
         "search": given.search,
-        "theirs": "pyautoattack standard" if given.classes >= 4 else "pyautoattack apgd-ce, fab-t, square",
+        "theirs": "pyautoattack standard" if given.classes >= 4 else "pyautoattack apgd-ce, apgd-dlr, fab-t, square",
         "accuracy": {name: verdict.double().mean().item() for name, verdict in verdicts.items()},
         "agreement": 1 - len(differ) / len(x),
         "differ": differ,

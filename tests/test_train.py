@@ -238,8 +238,12 @@ def test_compiled_training_is_the_same_function(tmp_path: Path, monkeypatch: pyt
     # Captured and differentiated as for the compiler, but run as it is: writing and building C++ takes a minute.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     for compiled_from in (10**9, 0):
-        monkeypatch.setattr(train.setup, "COMPILED_FROM", compiled_from)
+        monkeypatch.setattr(train.fast, "COMPILED_FROM", compiled_from)
         training = train.build(small(), data.load("digits", "train"), tmp_path)
+        plain = training.search
+        train.accelerate(training, Display())
+        assert (training.search is not plain) == (compiled_from == 0)
+        assert training.learner.net is training.search
         reported = train.update.step(training, 0, 10, torch.arange(128))
         losses.append(reported["loss"])
     torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-3)

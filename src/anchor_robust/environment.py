@@ -7,10 +7,12 @@ import shlex
 import shutil
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
+COMPILERS = {"cpu": "a C++ compiler (g++)", "cuda": "Triton with a C compiler (gcc)"}  # by type of device
 PACKAGES = ("anchor-robust", "torch", "lightning-fabric", "numpy")
 
 
@@ -71,7 +73,9 @@ def cpuinfo() -> dict[str, str]:
 
 
 def has_compiler(device: torch.device) -> bool:
-    """Whether torch.compile can be expected to work: on a processor it needs a C++ compiler."""
+    """Whether torch.compile can be expected to work: it needs what COMPILERS says."""
+    if device.type == "cuda":
+        return find_spec("triton") is not None and any(map(shutil.which, ("gcc", "cc", "clang")))
     return device.type == "cpu" and shutil.which("g++") is not None
 
 

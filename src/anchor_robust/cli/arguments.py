@@ -49,6 +49,9 @@ def parser() -> Parser:
     said.add_argument(
         "--json", dest="json_lines", action="store_true", help="progress as JSON lines on standard output, for programs"
     )
+    sub.add_argument(
+        "--explain", action="store_true", help="say what would be fast here, what not and why; trains nothing"
+    )
     add_data_dir(sub)
     sub.epilog = "anchor recipes NAME prints the settings of a recipe and what each one means."
 

@@ -28,11 +28,20 @@ def quickstart(asked: argparse.Namespace) -> None:
 def train(asked: argparse.Namespace) -> None:
     if asked.resume and (asked.recipe or asked.settings or asked.out or asked.logger):
         raise Refusal("--resume RUN takes no recipe or settings: a resumed run keeps its own; start a new one instead")
+    if asked.explain and (asked.resume or asked.out or asked.logger):
+        raise Refusal("--explain takes a recipe and its settings, nothing else: it trains nothing")
     if asked.recipe is None and asked.resume is None:
         raise Refusal("give a recipe or --resume RUN; anchor recipes lists the recipes")
     from .. import train as training
     from ..recipe import settle
 
+    if asked.explain:
+        from ..report.sheet import Sheet, show
+
+        told = training.explain(settle(asked.recipe, asked.settings), asked.data_dir)
+        rows = [(path.name, "yes" if path.taken else "no", path.why, path.otherwise) for path in told.paths]
+        show([Sheet(told.title, ("fast path", "taken", "why", "without it"), rows, told.cost, wrapped=4)])
+        return
     if asked.resume:
         run = training.resume(asked.resume, asked.data_dir, progress(asked))
     else:

@@ -74,7 +74,7 @@ class Quiet(Display):
 
 
 class JsonLines(Quiet):
-    """A JSON object per line on standard output, each with its `event`: start, progress, epoch, warning, finished."""
+    """A JSON object a line on standard output; its `event` is start, progress, epoch, message, warning or finished."""
 
     def emit(self, event: str, **facts: Any) -> None:
         print(json.dumps({"event": event, **facts}, default=str), flush=True)

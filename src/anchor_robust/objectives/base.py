@@ -31,7 +31,8 @@ class Learner:
     batch, and distributed training allows only one pass through its wrapper.
 
     `progress` is the share of the training that is done, for what changes on the way. `targets` [n k] are the classes'
-    shares of mixed images (mixup, CutMix), whose labels are then those of the larger share.
+    shares of mixed images (mixup, CutMix), whose labels are then those of the larger share. `trusted` spares the attack
+    a look at its pixels, for which it would have to wait.
     """
 
     net: Embedder
@@ -42,6 +43,7 @@ class Learner:
     label_smoothing: float = 0.0
     progress: float = 0.0
     targets: Tensor | None = None
+    trusted: bool = False
 
     def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
         """Mean cross-entropy of the batch's images, in their order, in at least float32, with label smoothing."""
@@ -60,7 +62,7 @@ class Learner:
 
         `attack` in place of the recipe's is usually a variant of it: `dataclasses.replace(learner.attack, loss="kl")`.
         """
-        return (attack or self.attack)(self.net, x, y, generator=generator)
+        return (attack or self.attack)(self.net, x, y, generator=generator, trusted=self.trusted)
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,18 @@ from ..display import Display
 from ..errors import Refusal
 from ..recipe import Recipe, settle
 from . import tracking
+from .explanation import Explanation, explained
 from .followers import Follower, follower
 from .loop import Interrupted, fit, save_state, shuffled, validate
-from .setup import Training, build, circumstances, searched
+from .setup import Training, accelerate, build, circumstances, searched
 
 __all__ = [
     "Interrupted",
     "Training",
+    "accelerate",
     "build",
     "circumstances",
+    "explain",
     "fit",
     "restore",
     "resume",
@@ -43,8 +46,14 @@ def start(recipe: Recipe, run: Path, data_dir: str | None, display: Display, log
         save_state(training, State())
         tracking.begin(training)
     with tracking.followed(training, display):
+        accelerate(training, display)
         fit(training, State(), display)
     return run
+
+
+def explain(recipe: Recipe, data_dir: str | None) -> Explanation:
+    """What `start` would do to be fast, and what it would cost."""
+    return explained(build(recipe, data.load(recipe.data.name, "train", data_dir), Path()))
 
 
 def resume(run: Path, data_dir: str | None, display: Display) -> Path:
@@ -62,6 +71,7 @@ def resume(run: Path, data_dir: str | None, display: Display) -> Path:
     runs.keep_metrics(run, state.step)
     tracking.begin(training)
     with tracking.followed(training, display):
+        accelerate(training, display)
         fit(training, state, display)
     return run
 

@@ -36,18 +36,19 @@ def fit(training: Training, state: State, display: Display) -> None:
         while state.step < steps:
             epoch = state.step // per_epoch
             order = shuffled(len(training.train), recipe.seed, epoch).to(training.fabric.device)
-            started, first, before = time.perf_counter(), state.step, state.seconds
-            point = partial(log_point, training, state, steps, first, before)
+            started, first = time.perf_counter(), state.step
+            point = partial(log_point, training, state, steps, first, started)
             while state.step < (epoch + 1) * per_epoch:
                 if stop_asked():
+                    state.seconds += time.perf_counter() - started
                     save_state(training, state)
                     raise Interrupted(f"stopped at step {state.step}; anchor train --resume {training.run} goes on")
                 position = (state.step % per_epoch) * settings.batch_size
                 state.add(step(training, state.step, steps, order[position : position + settings.batch_size]))
-                state.seconds = before + time.perf_counter() - started
                 observer.step(point)
             line = point()
             state.turn()
+            state.seconds += time.perf_counter() - started
             check_finite(training, state.step)
             if (epoch + 1) % recipe.validation.every == 0 or state.step == steps:
                 line |= validate(training)
@@ -78,18 +79,19 @@ def plan(training: Training, state: State, per_epoch: int) -> Plan:
     )
 
 
-def log_point(training: Training, state: State, steps: int, first: int, before: float) -> dict[str, Any]:
-    """Where training stands: the epoch's means so far, and its speed since step `first` at `before` seconds."""
+def log_point(training: Training, state: State, steps: int, first: int, started: float) -> dict[str, Any]:
+    """Where training stands: the epoch's means so far, and its speed since step `first` at the time `started`."""
     settings = training.recipe.optimise
-    images = (state.step - first) * settings.batch_size
+    means = state.means()  # asked for before the clock is read: it waits for what the device has queued
+    elapsed = time.perf_counter() - started
     return {
         "step": state.step,
         "epoch": math.ceil(state.step * settings.epochs / steps),
         "lr": learning_rate(settings, state.step - 1, steps),
-        **state.means(),
-        "images_per_s": round(images / (state.seconds - before), 1),
+        **means,
+        "images_per_s": round((state.step - first) * settings.batch_size / elapsed, 1),
         "memory_mb": round(environment.peak_memory(training.fabric.device) / 1e6),
-        "seconds": round(state.seconds, 1),
+        "seconds": round(state.seconds + elapsed, 1),
     }
 
 

@@ -1,32 +1,37 @@
 """From a recipe to everything that training works with. This file and followers.py alone know Lightning Fabric."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from .. import data, environment
 from ..data import ImageSet, augment
+from ..display import Display
 from ..errors import Refusal
 from ..models import Classifier, Folded, backbone
 from ..objectives import Learner
 from ..optimise import Average, sgd
 from ..recipe import Recipe
+from . import fast
 from .followers import Follower
 
 # What Fabric announces at the start (the precision) stands in environment.json.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
-COMPILED_FROM = 200_000  # images in all; below, compiling (half a minute) takes longer than it saves
+PATIENCE = 100  # steps on an accelerator from one look at pixels and losses to the next: looking is waiting
 
 
 @dataclass
 class Training:
-    """What `fit` works with; `train` and `validation` lie on the device."""
+    """What `fit` works with; `train` and `validation` lie on the device.
+
+    The losses of up to `patience` steps, with the steps' numbers, wait in `unread` to be looked at.
+    """
 
     fabric: Fabric
     recipe: Recipe
@@ -41,6 +46,8 @@ class Training:
     average: Average[Classifier]
     generator: torch.Generator
     header: dict[str, Any]
+    patience: int = 1
+    unread: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)
     loggers: list[Follower] = field(default_factory=list)
 
 
@@ -49,8 +56,8 @@ def build(recipe: Recipe, images: ImageSet, run: Path) -> Training:
     settings = recipe.optimise
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     environment.keep_freed_memory()
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and environment.has_bf16(device))
-    fabric = Fabric(accelerator=device.type, devices=1, precision="bf16-mixed" if bf16 else "32-true")
+    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed" if fast.bf16(settings, device).taken else "32-true"
+    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
     shape = (images.images.shape[1], images.images.shape[2], images.images.shape[3])
     train_images, validation = data.hold_out(images, recipe.validation.images)
     if recipe.data.crop >= min(images.images.shape[2:]):
@@ -68,10 +75,6 @@ def build(recipe: Recipe, images: ImageSet, run: Path) -> Training:
     network.to(fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     wrapped, optimizer = fabric.setup(network, sgd(network, settings))
     search = searched(network, fabric)
-    forward = wrapped
-    if settings.compile == "auto" and repays_compiling(fabric.device, len(train_images) * settings.epochs):
-        search.twin.compile(dynamic=False)
-        forward = torch.compile(wrapped, dynamic=False)
     return Training(
         fabric=fabric,
         recipe=recipe,
@@ -83,7 +86,7 @@ def build(recipe: Recipe, images: ImageSet, run: Path) -> Training:
         search=search,
         learner=Learner(
             net=search,
-            forward=forward,
+            forward=wrapped,
             attack=recipe.attack.at(recipe.threat, 1.0),
             light=lambda x, g: augment.light(x, recipe.data.crop, recipe.data.flip, g),
             strong=lambda x, g: augment.strong(x, recipe.data.flip, g),
@@ -100,12 +103,30 @@ def build(recipe: Recipe, images: ImageSet, run: Path) -> Training:
             "data": images.name,
             "recipe": recipe.text(),
         },
+        patience=PATIENCE if fabric.device.type == "cuda" else 1,
     )
 
 
-def repays_compiling(device: torch.device, images: int) -> bool:
-    """Whether a run over so many images is long enough on a processor that has a compiler at hand."""
-    return images >= COMPILED_FROM and environment.has_compiler(device)
+def compiling(training: Training) -> fast.FastPath:
+    settings = training.recipe.optimise
+    return fast.compiling(settings, training.fabric.device, len(training.train) * settings.epochs)
+
+
+def accelerate(training: Training, display: Display) -> None:
+    """Compile what a long run goes through, if a trial of the search gives the gradients of the plain one."""
+    if not compiling(training).taken:
+        return
+    display.line("compiling, which takes a minute or two; --optimise.compile never does without")
+    learner, batch = training.learner, slice(training.recipe.optimise.batch_size)
+    x = training.train.pixels(batch).contiguous(memory_format=torch.channels_last)
+    x = learner.light(x, torch.Generator(x.device).manual_seed(0))
+    training.search.refresh()
+    search = searched(training.network, training.fabric)
+    if fault := fast.compiled(search, training.search, x, training.train.labels[batch]):
+        display.line(f"not compiled, which costs time and changes nothing else: {fault}")
+        return
+    training.search = search
+    training.learner = replace(learner, net=search, forward=torch.compile(training.wrapped, dynamic=False))
 
 
 def circumstances(training: Training) -> dict[str, Any]:
