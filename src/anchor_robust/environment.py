@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import resource
 import shlex
 import shutil
 import sys
@@ -34,6 +35,14 @@ def keep_freed_memory() -> None:
     if mallopt:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
         mallopt(-4, 0)  # M_MMAP_MAX
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has held so far: torch's on an accelerator, else what the system gave it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def version(package: str) -> str | None:

@@ -1,4 +1,4 @@
-"""From a recipe to everything that training works with. The only file that knows Lightning Fabric."""
+"""From a recipe to everything that training works with. This file and followers.py alone know Lightning Fabric."""
 
 import logging
 from dataclasses import dataclass, field, replace
@@ -18,6 +18,7 @@ from ..objectives import Learner
 from ..optimise import Average, sgd
 from ..recipe import Recipe
 from . import fast
+from .followers import Follower
 
 # What Fabric announces at the start (the precision) stands in environment.json.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -47,6 +48,7 @@ class Training:
     header: dict[str, Any]
     patience: int = 1
     unread: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)
+    loggers: list[Follower] = field(default_factory=list)
 
 
 def build(recipe: Recipe, images: ImageSet, run: Path) -> Training:
