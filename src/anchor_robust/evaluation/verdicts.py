@@ -28,7 +28,7 @@ def predict(model: Model, x: Tensor, y: Tensor, batch_size: int, advance: Advanc
 def attacked(
     model: Model, attack: Attack, x: Tensor, y: Tensor, generator: torch.Generator, search: Model | None = None
 ) -> tuple[Tensor, bool]:
-    """Which of the images `model` still classifies rightly under `attack`: bool [n], on the CPU.
+    """The classes that `model` says of the images under `attack`: int64 [n], on the CPU.
 
     The attack may look for its adversarials on `search`, a faster form of the same model; the verdict is `model`'s.
     Returns also whether every adversarial lies in the ball and in [0, 1].
@@ -36,7 +36,7 @@ def attacked(
     adversarial = attack(search or model, x, y, generator=generator)
     contained = bool(attack.ball.contains(adversarial, x).all())
     with torch.no_grad():
-        return (model(adversarial).argmax(1) == y).cpu(), contained
+        return model(adversarial).argmax(1).cpu(), contained
 
 
 def withstand(
@@ -50,11 +50,12 @@ def withstand(
     advance: Advance,
     search: Model | None = None,
 ) -> tuple[Tensor, bool]:
-    """`attacked` over the images that are `standing` [n], in batches; the others count as fallen."""
+    """Which of the images `standing` [n] keep their label y [n] under `attack`: bool [n], in batches."""
     held, contained = torch.zeros_like(standing), True
     for indices in batches(standing, batch_size):
         images, labels = x[indices.to(x.device)], y[indices.to(y.device)]
-        held[indices], inside = attacked(model, attack, images, labels, generator, search)
+        answers, inside = attacked(model, attack, images, labels, generator, search)
+        held[indices] = answers == labels.cpu()
         contained &= inside
         advance(len(indices))
     return held, contained
