@@ -10,7 +10,7 @@ from ..table import conventions, corruption_rows, interval, percent, settings, s
 from .dossier import Dossier
 from .explanations import why
 from .figures import Chart, Line, intervals, percents
-from .parts import Block, Section, missing, named
+from .parts import Block, Section, named, unmeasured
 from .together import Entry, Together, mark
 from .verdict import AUTOATTACK, FLATTERS, headline
 
@@ -24,7 +24,7 @@ OF_ALL = (
 def results(page: Together) -> Section:
     """Every accuracy with every convention; several methods in one table only where all conventions agree."""
     says = [page.why_not] if page.why_not else []
-    says += [said for entry in page.entries if (said := missing(page, entry, "evaluation"))]
+    says += unmeasured(page)
     blocks = [compared(facts) for facts in page.comparisons.values()]
     inside = {method["method"] for facts in page.comparisons.values() for method in facts["methods"]}
     alone = [entry for entry in page.entries if entry.dossier.record and entry.label not in inside]

@@ -16,12 +16,11 @@ from ... import runs
 from ...errors import Refusal
 from .. import record as records
 from ..dotted import flat
+from ..methods import CONVENTIONS
 
 Record = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 TURNING = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-# What a page cannot do without in a result and in a record.
-RESULT, RECORD = {"attack", "label", "accuracy", "interval", "images"}, {"model", "data", "results", "checks"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Dossier:
     outcomes: Arrays = field(default_factory=dict)
     pictures: Arrays = field(default_factory=dict)
     further: dict[str, Record] = field(default_factory=dict)
-    embedding: Record | None = None
+    embedding: Record = field(default_factory=dict)
     lacking: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -102,7 +101,7 @@ def read(path: Path) -> Dossier:
     found = Dossier(
         path,
         recipe=text(path / runs.RECIPE),
-        environment=optional(path / runs.ENVIRONMENT) or {},
+        environment=optional(path / runs.ENVIRONMENT),
         metrics=metrics,
         embedding=optional(path / runs.EMBEDDING),
         lacking={} if metrics else {"training": f"{runs.METRICS} holds no epoch; anchor train writes one after each."},
@@ -139,11 +138,20 @@ def well_formed(record: Any, path: Path) -> Record:
 
 def is_record(found: Any) -> bool:
     return (
-        isinstance(found, dict)
-        and found.keys() >= RECORD
-        and isinstance(found["results"], list)
-        and all(isinstance(result, dict) and result.keys() >= RESULT for result in found["results"])
+        has(found, "model", "data", "results", "checks")
+        and has(found["model"])
+        and has(found["data"], "name", "split", "images")
+        and all_have(found["results"], *CONVENTIONS, "attack", "accuracy", "interval", "seconds")
+        and all_have(found["checks"], "name", "verdict", "detail")
     )
+
+
+def has(found: Any, *keys: str) -> bool:
+    return isinstance(found, Mapping) and found.keys() >= set(keys)
+
+
+def all_have(found: Any, *keys: str) -> bool:
+    return isinstance(found, list) and all(has(each, *keys) for each in found)
 
 
 def beside(record: Record, path: Path) -> dict[str, Record]:
@@ -160,8 +168,10 @@ def beside(record: Record, path: Path) -> dict[str, Record]:
     return found
 
 
-def optional(path: Path) -> Any:
-    return legible(runs.read_json(path)) if path.is_file() else None
+def optional(path: Path) -> Record:
+    """The JSON object in a file that may be missing; empty for anything else."""
+    found = legible(runs.read_json(path)) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
 
 
 def text(path: Path) -> str:

@@ -31,6 +31,11 @@ def missing(page: Together, entry: Entry, part: str) -> str:
     return f"{entry.label}: {told}" if told and len(page.entries) > 1 else told
 
 
+def unmeasured(page: Together) -> list[str]:
+    """How to evaluate what has not been evaluated."""
+    return [told for entry in page.entries if (told := missing(page, entry, "evaluation"))]
+
+
 def named(page: Together, entry: Entry) -> str:
     """The entry's label, where there are several; with the seed that is shown, where it has several."""
     if len(page.entries) == 1:

@@ -8,7 +8,7 @@ from ..sheet import Sheet
 from ..table import conventions, interval, percent
 from .dossier import Dossier
 from .figures import Chart, Figure, Line, bars, heatmap, lines, percent_axis, percents
-from .parts import Block, Section, named
+from .parts import Block, Section, named, unmeasured
 from .together import Entry, Together
 from .verdict import points, radius
 
@@ -75,7 +75,7 @@ def classes(page: Together) -> Section:
         for entry in page.entries
         if entry.dossier.record and any(result.get("per_class") for result in entry.dossier.record["results"])
     ]
-    says = [] if blocks else ["No accuracy per class was measured; an evaluation does it."]
+    says = [] if blocks else ["No accuracy per class was measured.", *unmeasured(page)]
     return Section("classes", "Class by class", says, blocks)
 
 
@@ -122,7 +122,7 @@ def confusions(page: Together) -> Section:
         clean = [("clean_prediction", "without an attack")] if len(page.entries) == 1 or not attacked else []
         kinds = clean + ([attacked] if attacked else [])
         blocks.append(Block(named(page, entry), [confusion(entry.dossier, *kind) for kind in kinds]))
-    return Section("confusion", "What is taken for what", says, blocks)
+    return Section("confusion", "What is taken for what", says if blocks or says else unmeasured(page), blocks)
 
 
 def answered(dossier: Dossier) -> tuple[str, str] | None:
