@@ -7,7 +7,7 @@ from ..compared import cost as cost_sheet
 from ..compared import equal_seconds
 from ..sheet import Sheet
 from .dossier import Dossier
-from .figures import Chart, Figure, Line, lines, percent_axis
+from .figures import Chart, Figure, Line, lines, percent_axis, plain
 from .parts import Block, Section, missing, named
 from .together import Entry, Together
 from .verdict import points
@@ -67,7 +67,7 @@ def panel(keys: Sequence[str], having: Sequence[Entry]) -> Chart:
         if any(key in line for line in run.metrics)
     ]
     title = "Accuracy" if len(keys) > 1 else word(keys[0]).capitalize()
-    axis: Figure = percent_axis() if percents else {"automargin": True, "title": {"text": word(keys[0])}}
+    axis: Figure = percent_axis() if percents else {"automargin": True, "title": {"text": plain(word(keys[0]))}}
     figure = lines(drawn, {"title": {"text": "epoch"}}, axis, height=260)
     rows = [[line.name, f"{x:g}", f"{y:.6g}"] for line in drawn for x, y in zip(line.x, line.y, strict=True)]
     unit = " %" if percents else ""
