@@ -179,12 +179,16 @@ def test_dark_mode_may_come_later_and_prints_are_light(single: Path, chromium: A
         tab.emulate_media(color_scheme="dark")
         until(tab, f"{colour} !== {light!r}")
         assert luminance(tab.evaluate(colour)) > 0.5
-        tab.emulate_media(media="print", color_scheme="dark")
         tab.evaluate("dispatchEvent(new Event('beforeprint'))")
-        until(tab, "[...document.querySelectorAll('details')].every((details) => details.open)")
+        until(tab, f"{colour} === {light!r}")
+        widths = "(all) => all.map((one) => one.querySelector('svg').clientWidth)"
+        assert 0 < max(tab.locator(".chart").evaluate_all(widths)) <= 680
+        tab.emulate_media(media="print", color_scheme="dark")
         assert luminance(tab.evaluate("getComputedStyle(document.body).backgroundColor")) == 1
-        until(tab, f"{colour} === 'rgb(0, 0, 0)'")
         assert not tab.locator("nav").is_visible()
-        assert max(tab.locator(".chart .main-svg").evaluate_all("(all) => all.map((svg) => svg.clientWidth)")) <= 700
+        assert not tab.locator("details").first.is_visible()
+        heights = "(all) => all.map((one) => one.querySelector('svg').clientHeight - one.clientHeight)"
+        assert max(tab.locator(".chart").evaluate_all(heights)) <= 0, "nothing is printed over something else"
+        tab.emulate_media(media="screen", color_scheme="dark")
         tab.evaluate("dispatchEvent(new Event('afterprint'))")
-        assert not tab.evaluate("[...document.querySelectorAll('details')].some((details) => details.open)")
+        until(tab, f"{colour} !== {light!r}")

@@ -30,21 +30,17 @@
   const charts = [];
   const draw = (node, { data, layout }) => {
     if (!charts.includes(node)) charts.push(node);
+    node.style.height = `${layout.height}px`; // else it collapses on paper
     return Plotly.react(node, data, { ...layout, template: theme(), autosize: true }, CONFIG);
   };
-  const redraw = (width) => charts.map((node) => Plotly.relayout(node, { template: theme(), width, autosize: !width }));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw());
-  const PAGE_WIDTH = 680; // pixels between the margins of a printed page
-  let opened = [];
-  addEventListener("beforeprint", () => {
-    opened = every("details:not([open])");
-    opened.forEach((details) => { details.open = true; });
-    redraw(PAGE_WIDTH);
-  });
-  addEventListener("afterprint", () => {
-    opened.forEach((details) => { details.open = false; });
+  const redraw = () => charts.forEach((node) => Plotly.relayout(node, { template: theme(), autosize: true }));
+  const printing = (now) => () => {
+    document.documentElement.classList.toggle("printing", now);
     redraw();
-  });
+  };
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  addEventListener("beforeprint", printing(true));
+  addEventListener("afterprint", printing(false));
 
   // --- what a filter leaves
 
