@@ -20,6 +20,7 @@ COLOURS = (
     *("#0e9aa7", "#e5484d", "#a1752b", "#7a7f87", "#5b5bd6"),
 )
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;"}  # tags and, between dollars, formulas
+GREY = "#7a7f87"
 LONGEST = 24  # characters of a name on an axis; tables have all of them
 
 
@@ -35,11 +36,11 @@ class Chart:
 
 @dataclass(frozen=True)
 class Line:
-    """Values over x; `low` and `high` bound them where they are measured with an interval. None is a gap."""
+    """Values over x; `low` and `high` bound them where they are measured with an interval."""
 
     name: str
     x: Sequence[float]
-    y: Sequence[float | None]
+    y: Sequence[float]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
     colour: str = ""
@@ -80,7 +81,7 @@ def lines(drawn: Sequence[Line], x: Figure, y: Figure, height: int = 300) -> Fig
             "marker": {"size": 5},
             "showlegend": line.legend,
             "hovertemplate": "%{x:.4~g}: %{y:.4~g}<extra>" + plain(line.name, 40) + "</extra>",
-            **error_bars("error_y", line.y, line.low, line.high),
+            **error_bars("y", line, line.colour or colour),
         }
         for line, colour in zip(drawn, colours(len(drawn)), strict=True)
     ]
@@ -89,12 +90,13 @@ def lines(drawn: Sequence[Line], x: Figure, y: Figure, height: int = 300) -> Fig
     return {"data": traces, "layout": layout}
 
 
-def error_bars(name: str, values: Sequence[Any], low: Sequence[float], high: Sequence[float]) -> Figure:
-    if not low:
+def error_bars(axis: str, line: Line, colour: str) -> Figure:
+    if not line.low:
         return {}
-    above = [top - value for value, top in zip(values, high, strict=True)]
-    below = [value - bottom for value, bottom in zip(values, low, strict=True)]
-    return {name: {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 3}}
+    above = [high - y for y, high in zip(line.y, line.high, strict=True)]
+    below = [y - low for y, low in zip(line.y, line.low, strict=True)]
+    looks = {"thickness": 1, "width": 3, "color": colour}
+    return {f"error_{axis}": {"type": "data", "symmetric": False, "array": above, "arrayminus": below, **looks}}
 
 
 def bars(names: Sequence[str], groups: Sequence[Line]) -> Figure:
@@ -110,7 +112,7 @@ def bars(names: Sequence[str], groups: Sequence[Line]) -> Figure:
             "marker": {"color": group.colour or colour},
             "hovertemplate": "%{customdata}: %{x:.1f} %<extra>" + plain(group.name, 40) + "</extra>",
             "customdata": [plain(name, 60) for name in names],
-            **error_bars("error_x", group.y, group.low, group.high),
+            **error_bars("x", group, GREY),
         }
         for group, colour in zip(groups, colours(len(groups)), strict=True)
     ]
@@ -171,7 +173,7 @@ def intervals(rows: Sequence[str], points: Sequence[Line]) -> Figure:
             "marker": {"size": 10, "color": point.colour or colour},
             "cliponaxis": False,
             "hovertemplate": "%{x:.2f} %<extra>" + plain(point.name, 40) + "</extra>",
-            **error_bars("error_x", point.y, point.low, point.high),
+            **error_bars("x", point, point.colour or colour),
         }
         for point, colour in zip(points, colours(len(points)), strict=True)
     ]

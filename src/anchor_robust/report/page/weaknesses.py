@@ -7,14 +7,14 @@ import numpy as np
 from ..sheet import Sheet
 from ..table import conventions, interval, percent
 from .dossier import Dossier
-from .figures import Chart, Figure, Line, bars, heatmap, lines, percent_axis, percents
+from .figures import GREY, Chart, Figure, Line, bars, heatmap, lines, percent_axis, percents
 from .parts import Block, Section, named, unmeasured
 from .together import Entry, Together
 from .verdict import points, radius
 
 MOST_CLASSES, MOST_CELLS, WITH_COUNTS = 60, 100, 12  # bars of classes; rows of a confusion matrix, and with counts
 MISTAKES = 10
-BESIDE = {"yref": "paper", "line": {"dash": "dash", "width": 1, "color": "#7a7f87"}}
+BESIDE = {"yref": "paper", "line": {"dash": "dash", "width": 1, "color": GREY}}
 
 
 def curves(page: Together) -> Section:
