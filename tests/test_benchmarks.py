@@ -31,3 +31,22 @@ def test_autoattack_against_its_authors(tmp_path: Path) -> None:
     assert (record["agreement"], record["differ"], record["data"]["images"]) == (1.0, [], 8)
     assert record["ratio"] == record["seconds"]["theirs"] / record["seconds"]["ours"]
     assert {"model", "norm", "eps", "theirs", "environment"} <= record.keys()
+
+
+def test_contrastive_loss(tmp_path: Path) -> None:
+    out = tmp_path / "contrastive_loss.json"
+    words = ["--sizes", "1100", "--hard-fraction", "0.5", "--rounds", "2", "--width", "8", "--json", str(out)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "contrastive_loss.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    (size,) = record["sizes"]
+    plain, ours = size["plain_seconds"], size["anchor_seconds"]
+    assert size["embeddings"] == 1100
+    assert size["ratio"] == plain["median"] / ours["median"]
+    assert all(0 < each["least"] <= each["median"] <= each["most"] for each in (plain, ours))
+    assert size["loss_differs"] < 1e-6
+    assert size["gradient_differs"] < 1e-6
+    assert min(size["plain_peak_mib"], size["anchor_peak_mib"]) > 0
+    assert record["settings"]["hard_fraction"] == 0.5
+    assert {"settings", "environment"} <= record.keys()
