@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attacks import PGD, Attack
+from ..draws import parts
 
 View = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -31,7 +32,8 @@ class Learner:
     batch, and distributed training allows only one pass through its wrapper.
 
     `progress` is the share of the training that is done, for what changes on the way. `targets` [n k] are the classes'
-    shares of mixed images (mixup, CutMix), whose labels are then those of the larger share.
+    shares of mixed images (mixup, CutMix), whose labels are then those of the larger share. `micro_batch`, if not 0, is
+    how many images are attacked at a time.
     """
 
     net: Embedder
@@ -42,6 +44,7 @@ class Learner:
     label_smoothing: float = 0.0
     progress: float = 0.0
     targets: Tensor | None = None
+    micro_batch: int = 0
 
     def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
         """Mean cross-entropy of the batch's images, in their order, in at least float32, with label smoothing."""
@@ -60,7 +63,10 @@ class Learner:
 
         `attack` in place of the recipe's is usually a variant of it: `dataclasses.replace(learner.attack, loss="kl")`.
         """
-        return (attack or self.attack)(self.net, x, y, generator=generator)
+        search = attack or self.attack
+        each = parts(len(x), self.micro_batch, generator)
+        attacked = [search(self.net, x[part], y[part], generator=own) for part, own in each]
+        return torch.cat(attacked) if len(attacked) > 1 else attacked[0]
 
 
 @dataclass(frozen=True)

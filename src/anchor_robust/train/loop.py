@@ -70,7 +70,8 @@ def validate(training: Training) -> dict[str, float]:
     model, search = LogitsOnly(averaged), searched(averaged, training.fabric)
     x, y = training.validation.pixels(slice(None)), training.validation.labels
     generator = torch.Generator(x.device).manual_seed(recipe.seed)
-    attack, size = recipe.validation.pgd(recipe.threat), recipe.optimise.batch_size
+    attack = recipe.validation.pgd(recipe.threat)
+    size = recipe.optimise.micro_batch or recipe.optimise.batch_size
     with evaluating(model, x.device):
         correct = predict(model, x, y, size, lambda done: None) == y.cpu()
         held, _ = withstand(model, attack, x, y, correct, generator, size, lambda done: None, search)

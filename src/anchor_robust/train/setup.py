@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 
 from .. import data, environment
 from ..data import ImageSet, augment
@@ -33,7 +32,7 @@ class Training:
     train: ImageSet
     validation: ImageSet
     network: Classifier
-    wrapped: nn.Module
+    wrapped: Any  # Fabric's own kind of module, which torch.compile and no_backward_sync tell apart
     search: Folded
     learner: Learner
     optimizer: torch.optim.Optimizer
@@ -86,6 +85,7 @@ def build(recipe: Recipe, images: ImageSet, run: Path) -> Training:
             light=lambda x, g: augment.light(x, recipe.data.crop, recipe.data.flip, g),
             strong=lambda x, g: augment.strong(x, recipe.data.flip, g),
             label_smoothing=settings.label_smoothing,
+            micro_batch=settings.micro_batch,
         ),
         optimizer=optimizer,
         average=Average(network, settings.ema),

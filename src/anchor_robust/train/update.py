@@ -1,18 +1,19 @@
 """One update of the weights."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import runs
 from ..attacks import Attack
 from ..data.mix import mix
 from ..errors import Refusal
 from ..objectives import Learner, Step
-from ..optimise import learning_rate, perturbed
+from ..optimise import learning_rate, perturbed, unmoved_statistics
+from .in_parts import InParts
 from .setup import Training
 
 STRIDE = 1_000_003  # keeps the seeds of one run's epochs and steps from those of the next seed's run
@@ -23,7 +24,7 @@ def step(training: Training, number: int, steps: int, indices: Tensor) -> dict[s
     recipe, settings = training.recipe, training.recipe.optimise
     training.wrapped.train()
     # What draws from the global generator, such as a dropout layer, is a function of seed and step too.
-    torch.manual_seed(recipe.seed * STRIDE + number)
+    torch.manual_seed(global_seed(recipe.seed, number))
     training.search.refresh()
     learner, x, y = batch(training, indices, (number + 1) / steps)
     weights: AbstractContextManager[None] = nullcontext()
@@ -63,13 +64,25 @@ def batch(training: Training, indices: Tensor, progress: float) -> tuple[Learner
 
 def descend(training: Training, learner: Learner, x: Tensor, y: Tensor, number: int) -> Step:
     """The objective's loss, and its gradient in the parameters."""
+    in_parts = None
+    if 0 < learner.micro_batch < len(x):
+        seeds = [global_seed(training.recipe.seed, number, part) for part in range(len(x) // learner.micro_batch)]
+        in_parts = InParts(training, learner, len(x), seeds)
+        learner = replace(learner, forward=in_parts.forward)
     outcome = training.recipe.objective(learner, x, y, training.generator)
     if not torch.isfinite(outcome.loss):
         parts = ", ".join(f"{name} {value.item():.4g}" for name, value in outcome.parts.items())
         raise Refusal(diverged(training, f"the loss is {outcome.loss.item()} at step {number} ({parts})"))
     training.optimizer.zero_grad()
     training.fabric.backward(outcome.loss)
+    if in_parts:
+        in_parts.backward()
     return outcome
+
+
+def global_seed(seed: int, number: int, part: int = 0) -> int:
+    """What the global generator is seeded with for a part of the batch of step `number`."""
+    return (seed + part * STRIDE) * STRIDE + number
 
 
 @dataclass(frozen=True)
@@ -101,17 +114,6 @@ class Replaying(Learner):
 
     def rewind(self) -> None:
         self.position[0] = 0
-
-
-@contextmanager
-def unmoved_statistics(network: nn.Module) -> Iterator[None]:
-    """Let a pass in training mode leave no trace in BatchNorm's running statistics."""
-    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, value in before:
-            buffer.copy_(value)
 
 
 def diverged(training: Training, what: str) -> str:
