@@ -4,6 +4,7 @@ So an image's crop or random start does not depend on who computes it: one proce
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Generator, Tensor
@@ -44,6 +45,15 @@ def place(generator: Generator, images: int) -> tuple[int, int]:
     return (generator.first, generator.whole) if isinstance(generator, PartGenerator) else (0, images)
 
 
+@contextmanager
+def part_of(generator: Generator, first: int, whole: int) -> Iterator[Generator]:
+    """The generator for the images from `first` on, of a batch of `whole`; at the end it has moved past the batch."""
+    part = PartGenerator.of(first, whole, generator.device)
+    part.set_state(generator.get_state())
+    yield part
+    generator.set_state(part.get_state())
+
+
 def parts(images: int, size: int, generator: Generator) -> Iterator[tuple[slice, Generator]]:
     """Consecutive parts of `size` of a batch of `images`, each with its generator; all of it at once if `size` is 0.
 
@@ -55,7 +65,6 @@ def parts(images: int, size: int, generator: Generator) -> Iterator[tuple[slice,
     start = generator.get_state()
     before, whole = place(generator, images)
     for first in range(0, images, size):
-        part = PartGenerator.of(before + first, whole, generator.device)
-        part.set_state(start)
-        yield slice(first, first + size), part
-    generator.set_state(part.get_state())
+        generator.set_state(start)
+        with part_of(generator, before + first, whole) as part:
+            yield slice(first, first + size), part

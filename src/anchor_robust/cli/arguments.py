@@ -43,6 +43,7 @@ def parser() -> Parser:
     sub.add_argument("recipe", nargs="?", help="built-in name (anchor recipes lists them) or a YAML file")
     sub.add_argument("--out", type=Path, help="new directory for the run; runs/NAME if not given")
     sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped")
+    add_processes(sub)
     add_data_dir(sub)
     sub.epilog = "anchor recipes NAME prints the settings of a recipe and what each one means."
 
@@ -105,6 +106,7 @@ def parser() -> Parser:
         "--normalize",
         help="before the model: none (it takes pixels in [0, 1]), cifar10 or MEAN,..:STD,..; never guessed",
     )
+    add_processes(sub)
     add_data_dir(sub)
 
     sub = add("second-stage", commands.second_stage, "freeze a run's encoder and train a fresh linear head on it")
@@ -139,6 +141,11 @@ def parser() -> Parser:
     sub.add_argument("dataset", choices=("cifar10",))
     add_data_dir(sub)
     return top
+
+
+def add_processes(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--devices", type=int, metavar="N", help="accelerators on each machine, or processes without one")
+    sub.add_argument("--nodes", type=int, metavar="N", help="machines; torchrun and srun say both by themselves")
 
 
 def add_data_dir(sub: argparse.ArgumentParser) -> None:

@@ -27,16 +27,19 @@ def train(asked: argparse.Namespace) -> None:
         raise Refusal("--resume RUN takes no recipe or settings: a resumed run keeps its own; start a new one instead")
     if asked.recipe is None and asked.resume is None:
         raise Refusal("give a recipe or --resume RUN; anchor recipes lists the recipes")
+    from .. import processes
     from .. import train as training
     from ..display import Display
     from ..recipe import settle
 
+    shared = {"devices": asked.devices, "nodes": asked.nodes}
     if asked.resume:
-        run = training.resume(asked.resume, asked.data_dir, Display())
+        run = training.resume(asked.resume, asked.data_dir, Display(), **shared)
     else:
         recipe = settle(asked.recipe, asked.settings)
-        run = training.start(recipe, asked.out or Path("runs") / recipe.name, asked.data_dir, Display())
-    print(run)
+        run = training.start(recipe, asked.out or Path("runs") / recipe.name, asked.data_dir, Display(), **shared)
+    if processes.first():
+        print(run)
 
 
 def sweep(asked: argparse.Namespace) -> None:

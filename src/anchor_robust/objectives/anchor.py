@@ -92,7 +92,8 @@ class Anchor(Objective):
         logits_of = dict(zip(forwarded, logits.chunk(len(forwarded)), strict=True))
         embeddings_of = dict(zip(forwarded, embeddings.chunk(len(forwarded)), strict=True))
 
-        contrast = self.contrastive([embeddings_of[name] for name in self.views], y, learner.progress)
+        compared = [learner.gathered(embeddings_of[name]) for name in self.views]
+        contrast = self.contrastive(compared, learner.gathered(y), learner.progress)
         cross_entropy = learner.cross_entropy(logits_of["adversarial"], y)
         parts = {"cross_entropy": cross_entropy, "contrast": contrast}
         loss = cross_entropy + self.contrast * contrast

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import processes
 from ..attacks import PGD, Attack
 from ..draws import parts
 
@@ -57,6 +58,14 @@ class Learner:
         """Mean of losses [n k], one for each class that an image may have, over its targets, smoothed like any."""
         of_target = losses.gather(1, y[:, None]) if self.targets is None else (self.targets * losses).sum(1)
         return (1 - self.label_smoothing) * of_target.mean() + self.label_smoothing * losses.mean()
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """The rows [n ...] of the whole batch where several processes share it, gradients included.
+
+        What a mean over images gives needs no gathering: gradients are averaged over the processes. A loss that
+        compares images with each other does.
+        """
+        return processes.gathered(rows)
 
     def attacked(self, x: Tensor, y: Tensor, generator: torch.Generator, attack: Attack | None = None) -> Tensor:
         """The adversarial view of x [n c h w]: inside the ball around x and inside [0, 1].

@@ -1,16 +1,22 @@
 """Training: settle the settings, build what they name, fit."""
 
 import dataclasses
+import io
 from pathlib import Path
 from typing import Any
 
-from .. import checkpoint, data, runs
+from lightning_fabric import Fabric
+from rich.console import Console
+
+from .. import checkpoint, data, processes, runs
 from ..checkpoint import State
+from ..data import ImageSet
 from ..display import Display
 from ..errors import Refusal
 from ..recipe import Recipe, settle
+from .launch import launched
 from .loop import Interrupted, fit, save_state, shuffled, validate
-from .setup import Training, build, circumstances, searched
+from .setup import Training, build, circumstances, precision, searched
 
 __all__ = [
     "Interrupted",
@@ -18,6 +24,7 @@ __all__ = [
     "build",
     "circumstances",
     "fit",
+    "launched",
     "restore",
     "resume",
     "searched",
@@ -27,31 +34,64 @@ __all__ = [
 ]
 
 
-def start(recipe: Recipe, run: Path, data_dir: str | None, display: Display) -> Path:
-    """Train `recipe` into the new directory `run`."""
-    runs.check_free(run)
-    training = build(recipe, data.load(recipe.data.name, "train", data_dir), run)
-    with runs.beginning(run):
-        runs.write_text(run / runs.RECIPE, recipe.text())
-        runs.write_json(run / runs.ENVIRONMENT, circumstances(training))
-        save_state(training, State())
-    fit(training, State(), display)
+def start(
+    recipe: Recipe,
+    run: Path,
+    data_dir: str | None,
+    display: Display,
+    devices: int | None = None,
+    nodes: int | None = None,
+) -> Path:
+    """Train `recipe` into the new directory `run`, in one process or several (see `launched`)."""
+    with launched(devices, nodes, precision(recipe)) as fabric:
+        with processes.refusing_together():
+            if processes.first():
+                runs.check_free(run)
+        training = build(recipe, loaded(recipe, data_dir, fabric), run, fabric)
+        if processes.first():
+            with runs.beginning(run):
+                runs.write_text(run / runs.RECIPE, recipe.text())
+                runs.write_json(run / runs.ENVIRONMENT, circumstances(training))
+                save_state(training, State())
+        fit(training, State(), heard(display))
     return run
 
 
-def resume(run: Path, data_dir: str | None, display: Display) -> Path:
-    """Go on with a run that was stopped, to the very weights that it would have reached without the stop."""
+def resume(
+    run: Path, data_dir: str | None, display: Display, devices: int | None = None, nodes: int | None = None
+) -> Path:
+    """Go on with a run that was stopped, to the very weights that it would have reached without the stop.
+
+    With another number of processes, to rounding: they add up in another order.
+    """
     saved = checkpoint.read_state(run / runs.LAST)
     recipe = settle(str(run / runs.RECIPE))
-    training = build(recipe, data.load(recipe.data.name, "train", data_dir), run)
-    before = runs.read_json(run / runs.ENVIRONMENT)["data"]
-    if before != circumstances(training)["data"]:
-        raise Refusal(f"{run} was trained on other images than {recipe.data.name} now holds; give the data it had")
-    state = restore(training, saved)
-    runs.clear_partial(run)
-    runs.keep_metrics(run, state.step)
-    fit(training, state, display)
+    with launched(devices, nodes, precision(recipe)) as fabric:
+        training = build(recipe, loaded(recipe, data_dir, fabric), run, fabric)
+        with processes.refusing_together():
+            before = runs.read_json(run / runs.ENVIRONMENT)["data"]
+            if before != circumstances(training)["data"]:
+                raise Refusal(f"{run} was trained on other images than {recipe.data.name} now holds; give it those")
+            state = restore(training, saved)
+            if processes.first():
+                runs.clear_partial(run)
+                runs.keep_metrics(run, state.step)
+        fit(training, state, heard(display))
     return run
+
+
+def loaded(recipe: Recipe, data_dir: str | None, fabric: Fabric) -> ImageSet:
+    """The training images; what has to be fetched is fetched by one process on each machine."""
+    for turn in (True, False):
+        with processes.refusing_together():
+            if turn == (fabric.local_rank == 0):
+                images = data.load(recipe.data.name, "train", data_dir)
+    return images
+
+
+def heard(display: Display) -> Display:
+    """The display in the process that speaks, one that shows nothing in all others."""
+    return display if processes.first() else Display(Console(file=io.StringIO()))
 
 
 def restore(training: Training, saved: dict[str, Any]) -> State:

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import checkpoint, runs
+from .. import checkpoint, processes, runs
 from ..checkpoint import State
 from ..display import Display, told
-from ..evaluation import evaluating, predict, withstand
+from ..evaluation import evaluating, withstand
 from ..interrupt import interruptible
 from ..models import LogitsOnly
 from ..optimise import learning_rate
@@ -37,7 +37,7 @@ def fit(training: Training, state: State, display: Display) -> None:
             order = shuffled(len(training.train), recipe.seed, epoch).to(training.fabric.device)
             started, first = time.perf_counter(), state.step
             while state.step < (epoch + 1) * per_epoch:
-                if stop_asked():
+                if processes.any_says(stop_asked()):
                     state.seconds += time.perf_counter() - started
                     save_state(training, state)
                     raise Interrupted(f"stopped at step {state.step}; anchor train --resume {training.run} goes on")
@@ -53,12 +53,13 @@ def fit(training: Training, state: State, display: Display) -> None:
                 line |= validate(training)
                 keep_best(training, state, line)
             line["seconds"] = round(state.seconds, 1)
-            runs.append_metrics(training.run, line)
+            if processes.first():
+                runs.append_metrics(training.run, line)
             save_state(training, state)
             display.line(told(f"epoch {epoch + 1}/{settings.epochs}", line))
             if warning := recipe.objective.warning(line, settings.batch_size):
                 display.line(f"warning: {warning}")
-        if stop_asked():
+        if processes.any_says(stop_asked()):
             raise Interrupted(f"stopped at the end: {training.run} is finished")
     selected = f"{recipe.objective.selects_on} accuracy {state.best:.1%} on the validation split"
     display.line(f"finished: {training.run / runs.WEIGHTS} has {selected}; next: anchor evaluate {training.run}")
@@ -73,8 +74,7 @@ def validate(training: Training) -> dict[str, float]:
     attack = recipe.validation.pgd(recipe.threat)
     size = recipe.optimise.micro_batch or recipe.optimise.batch_size
     with evaluating(model, x.device):
-        correct = predict(model, x, y, size, lambda done: None) == y.cpu()
-        held, _ = withstand(model, attack, x, y, correct, generator, size, lambda done: None, search)
+        correct, held = withstand(model, attack, x, y, generator, size, search)
     return {"validation_clean": correct.double().mean().item(), "validation_robust": held.double().mean().item()}
 
 
@@ -86,11 +86,14 @@ def keep_best(training: Training, state: State, line: dict[str, Any]) -> None:
         header = training.header | {
             "validation": {key: line[key] for key in ("epoch", "validation_clean", "validation_robust")}
         }
-        checkpoint.save_weights(training.run / runs.WEIGHTS, training.average.network, header)
+        if processes.first():
+            checkpoint.save_weights(training.run / runs.WEIGHTS, training.average.network, header)
 
 
 def save_state(training: Training, state: State) -> None:
     check_finite(training, state.step)
+    if not processes.first():
+        return
     checkpoint.save_state(
         training.run / runs.LAST,
         {

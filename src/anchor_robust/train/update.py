@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .. import runs
+from .. import processes, runs
 from ..attacks import Attack
 from ..data.mix import mix
 from ..errors import Refusal
-from ..objectives import Learner, Step
+from ..objectives import Learner
 from ..optimise import learning_rate, perturbed, unmoved_statistics
 from .in_parts import InParts
 from .setup import Training
@@ -24,7 +24,7 @@ def step(training: Training, number: int, steps: int, indices: Tensor) -> dict[s
     recipe, settings = training.recipe, training.recipe.optimise
     training.wrapped.train()
     # What draws from the global generator, such as a dropout layer, is a function of seed and step too.
-    torch.manual_seed(global_seed(recipe.seed, number))
+    torch.manual_seed(global_seed(recipe.seed, number, processes.index()))
     training.search.refresh()
     learner, x, y = batch(training, indices, (number + 1) / steps)
     weights: AbstractContextManager[None] = nullcontext()
@@ -36,7 +36,7 @@ def step(training: Training, number: int, steps: int, indices: Tensor) -> dict[s
         gradients = {name: p.grad.clone() for name, p in training.network.named_parameters() if p.grad is not None}
         weights = perturbed(training.network, gradients, settings.awp)
     with weights:
-        outcome = descend(training, learner, x, y, number)
+        reported = descend(training, learner, x, y, number)
     for group in training.optimizer.param_groups:
         group["lr"] = learning_rate(settings, number, steps)
     if settings.clip:
@@ -45,39 +45,45 @@ def step(training: Training, number: int, steps: int, indices: Tensor) -> dict[s
         )
     training.optimizer.step()
     training.average.update(training.network, number - round(settings.ema_from * steps))
-    rightly = (outcome.logits.argmax(1) == y).float().mean()
-    return {"loss": outcome.loss, **outcome.parts, "batch_accuracy": rightly}
+    return reported
 
 
 def batch(training: Training, indices: Tensor, progress: float) -> tuple[Learner, Tensor, Tensor]:
-    """The images and labels of a step, mixed if the recipe says so, and the learner as it is at this point."""
-    recipe = training.recipe
-    x = training.train.pixels(indices).contiguous(memory_format=torch.channels_last)
-    y, targets = training.train.labels[indices], None
+    """This process's images and labels of a step, mixed if the recipe says so, and the learner as it is at this point.
+
+    Only where images are mixed does a process read the whole batch: partners come from all of it.
+    """
+    recipe, own = training.recipe, processes.part(len(indices))
+    read = indices if recipe.data.mix != "none" else indices[own]
+    x = training.train.pixels(read).contiguous(memory_format=torch.channels_last)
+    y, targets = training.train.labels[read], None
     if recipe.data.mix != "none":
         classes = len(training.train.classes)
         mixed = mix(x, y, classes, recipe.data.mix, recipe.data.mix_alpha, training.generator)
-        x, y, targets = mixed.images, mixed.labels, mixed.targets
+        x, y, targets = mixed.images[own], mixed.labels[own], mixed.targets[own]
     attack = recipe.attack.at(recipe.threat, progress)
     return replace(training.learner, attack=attack, progress=progress, targets=targets), x, y
 
 
-def descend(training: Training, learner: Learner, x: Tensor, y: Tensor, number: int) -> Step:
-    """The objective's loss, and its gradient in the parameters."""
+def descend(training: Training, learner: Learner, x: Tensor, y: Tensor, number: int) -> dict[str, Tensor]:
+    """The gradient of the objective's loss in the parameters; returns what is reported of the whole batch."""
     in_parts = None
     if 0 < learner.micro_batch < len(x):
-        seeds = [global_seed(training.recipe.seed, number, part) for part in range(len(x) // learner.micro_batch)]
+        parts = len(x) // learner.micro_batch
+        seeds = [global_seed(training.recipe.seed, number, processes.index() * parts + part) for part in range(parts)]
         in_parts = InParts(training, learner, len(x), seeds)
         learner = replace(learner, forward=in_parts.forward)
     outcome = training.recipe.objective(learner, x, y, training.generator)
-    if not torch.isfinite(outcome.loss):
-        parts = ", ".join(f"{name} {value.item():.4g}" for name, value in outcome.parts.items())
-        raise Refusal(diverged(training, f"the loss is {outcome.loss.item()} at step {number} ({parts})"))
+    rightly = (outcome.logits.argmax(1) == y).float().mean()
+    reported = processes.averaged({"loss": outcome.loss, **outcome.parts, "batch_accuracy": rightly})
+    if not torch.isfinite(reported["loss"]):
+        told = ", ".join(f"{name} {reported[name].item():.4g}" for name in outcome.parts)
+        raise Refusal(diverged(training, f"the loss is {reported['loss'].item()} at step {number} ({told})"))
     training.optimizer.zero_grad()
     training.fabric.backward(outcome.loss)
     if in_parts:
         in_parts.backward()
-    return outcome
+    return reported
 
 
 def global_seed(seed: int, number: int, part: int = 0) -> int:
