@@ -5,7 +5,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric import Fabric
 from rich.console import Console
 
 from .. import checkpoint, data, processes, runs
@@ -47,7 +46,7 @@ def start(
         with processes.refusing_together():
             if processes.first():
                 runs.check_free(run)
-        training = build(recipe, loaded(recipe, data_dir, fabric), run, fabric)
+        training = build(recipe, loaded(recipe, data_dir, fabric.local_rank == 0), run, fabric)
         if processes.first():
             with runs.beginning(run):
                 runs.write_text(run / runs.RECIPE, recipe.text())
@@ -67,7 +66,7 @@ def resume(
     saved = checkpoint.read_state(run / runs.LAST)
     recipe = settle(str(run / runs.RECIPE))
     with launched(devices, nodes, precision(recipe)) as fabric:
-        training = build(recipe, loaded(recipe, data_dir, fabric), run, fabric)
+        training = build(recipe, loaded(recipe, data_dir, fabric.local_rank == 0), run, fabric)
         with processes.refusing_together():
             before = runs.read_json(run / runs.ENVIRONMENT)["data"]
             if before != circumstances(training)["data"]:
@@ -80,11 +79,11 @@ def resume(
     return run
 
 
-def loaded(recipe: Recipe, data_dir: str | None, fabric: Fabric) -> ImageSet:
-    """The training images; what has to be fetched is fetched by one process on each machine."""
+def loaded(recipe: Recipe, data_dir: str | None, ahead: bool) -> ImageSet:
+    """The training images; what has to be fetched is fetched by one process on each machine, the one `ahead`."""
     for turn in (True, False):
         with processes.refusing_together():
-            if turn == (fabric.local_rank == 0):
+            if turn == ahead:
                 images = data.load(recipe.data.name, "train", data_dir)
     return images
 

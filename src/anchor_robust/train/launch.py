@@ -20,11 +20,10 @@ from ..errors import Refusal, one_line
 # What Fabric announces at the start (the precision) stands in environment.json.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
-# Buffers need no copying: BatchNorm takes its statistics over all processes. torch 2.13 renamed the argument.
-NAMES = inspect.signature(DistributedDataParallel).parameters
-OWN_BUFFERS: dict[str, Any] = {
-    "forward_sync_buffers" if "forward_sync_buffers" in NAMES else "broadcast_buffers": False
-}
+# Buffers need no copying: BatchNorm takes its statistics over all processes. Newer torch has another name for that.
+NAMES = ("forward_sync_buffers", "broadcast_buffers")
+KNOWN = inspect.signature(DistributedDataParallel).parameters
+OWN_BUFFERS: dict[str, Any] = {next(name for name in NAMES if name in KNOWN): False}
 LOST = ("gloo", "NCCL", "TCPStore", "Broken pipe")  # in what a collective raises when another process is gone
 
 
@@ -46,7 +45,7 @@ def launched(devices: int | None = None, nodes: int | None = None, precision: st
     the first one tells it; the others end in silence.
     """
     given = made_by_others()
-    asked = (devices or given[0], nodes or given[1])
+    asked = (given[0] if devices is None else devices, given[1] if nodes is None else nodes)
     if min(asked) < 1:
         raise Refusal(f"--devices {devices} --nodes {nodes} given; allowed: 1 or more of each")
     if asked[1] > 1 and given == (1, 1) and "NODE_RANK" not in os.environ:
