@@ -1,7 +1,12 @@
 """Two processes that share a batch are one process: losses, gradients, verdicts, files."""
 
+import json
 import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +18,16 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from anchor_robust import processes
+from anchor_robust import processes, runs
+from anchor_robust.attacks import PGD
+from anchor_robust.errors import Refusal
+from anchor_robust.evaluation import Ledger, measure
 from anchor_robust.losses import hard_supcon
 from anchor_robust.models import synced
 from anchor_robust.objectives import Learner, Objective, Step
+from anchor_robust.threat import Ball
 from anchor_robust.train import launched, validate
+from anchor_robust.train.launch import made_by_others
 from test_in_parts import OBJECTIVES, STRENGTHENED, same, stepped, training
 
 Found = dict[str, Any]
@@ -101,8 +111,8 @@ def told(folder: Path, fabric: Fabric | None = None) -> Found:
     try:
         with processes.refusing_together():
             if index == 1:
-                raise processes.Refusal("the disk is full")
-    except processes.Refusal as refusal:
+                raise Refusal("the disk is full")
+    except Refusal as refusal:
         refused = str(refusal)
     return {
         "parts": [processes.part(images) for images in (1, 5, 8)],
@@ -115,7 +125,28 @@ def told(folder: Path, fabric: Fabric | None = None) -> Found:
     }
 
 
-JOBS: tuple[Callable[[Path, Fabric], Found], ...] = (steps, validated, embedded, normalised, told)
+def measured(folder: Path, fabric: Fabric | None = None) -> Found:
+    """An evaluation in seven batches, and what its ledger holds at the end."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.rand(50, 1, 3, 3, generator=generator), torch.randn(4, 9, generator=generator)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 4, bias=False))
+    model[1].weight.data = weight
+    y = model(x).argmax(1)
+    ledger = Ledger(folder / "evaluation.json")
+    found = measure(model, x, y, ("clean", PGD(Ball("linf", 0.1), steps=3)), batch_size=8, ledger=ledger)
+    seconds = [result.pop("seconds") for result in found.record["results"]]
+    for result in found.record["results"]:
+        for stage in result.get("stages", []):
+            stage.pop("seconds")
+    return {
+        "record": found.record,
+        "outcomes": {name: array.tolist() for name, array in found.outcomes.items()},
+        "seconds": seconds,
+        "units": [line["unit"] for line in map(json.loads, ledger.path.read_text().splitlines()) if "unit" in line],
+    }
+
+
+JOBS: tuple[Callable[[Path, Fabric], Found], ...] = (steps, validated, embedded, normalised, measured, told)
 
 
 def work(index: int, port: int, folder: Path) -> None:
@@ -154,6 +185,16 @@ def test_shared_validation_is_that_of_one_process(shared: list[Found], tmp_path:
     assert [each["validated"] for each in shared] == [alone, alone]
 
 
+def test_a_shared_evaluation_is_that_of_one_process(shared: list[Found], tmp_path: Path) -> None:
+    alone = measured(tmp_path)
+    (held,) = (held for name, held in alone["outcomes"].items() if name.startswith("held"))
+    assert 0 < sum(held) < 50
+    for each in shared:
+        for what in ("record", "outcomes", "units"):
+            assert each["measured"][what] == alone[what]
+    assert shared[0]["measured"]["seconds"] == shared[1]["measured"]["seconds"]
+
+
 def test_gathered_embeddings_carry_the_whole_gradient(shared: list[Found]) -> None:
     z, labels = embeddings()
     loss = hard_supcon(F.normalize(z.requires_grad_(), dim=1), labels, hard_fraction=0.5)
@@ -184,3 +225,58 @@ def test_what_processes_tell_each_other(shared: list[Found]) -> None:
         assert each["averaged"]["nan"].isnan()
     assert one["refused"] == "process 1 says: the disk is full"
     assert other["refused"] == "the disk is full"
+
+
+def anchor(*words: object) -> list[str]:
+    return [sys.executable, "-m", "anchor_robust", *map(str, words)]
+
+
+def test_what_all_processes_refuse_is_told_once(tmp_path: Path) -> None:
+    words = ("train", "digits-standard", "--devices", COUNT, "--optimise.batch_size=63", "--out", tmp_path / "run")
+    done = subprocess.run(anchor(*words), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "anchor: optimise.batch_size 63 given; allowed: a multiple of the 2 processes",
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_stop_together_and_one_goes_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ("--devices", COUNT, "--optimise.epochs=15", "--validation.every=15", "--model.width=4", "--out", run)
+    process = subprocess.Popen(
+        anchor("train", "digits-standard", *words), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 300
+    while len(runs.read_metrics(run)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 130, told
+    assert told.count(f"anchor train --resume {run} goes on") == 1
+    done = subprocess.run(anchor("train", "--resume", run), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [line["epoch"] for line in runs.read_metrics(run)] == [*range(1, 16)]
+    around = runs.read_json(run / runs.ENVIRONMENT)
+    assert (around["processes"], around["batch"]) == (2, {"global": 64, "process": 32, "at_a_time": 32})
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [({"devices": 0}, "--devices 0 --nodes 1 given"), ({"nodes": 2}, "torchrun or srun")],
+)
+def test_processes_that_cannot_be_are_refused(asked: dict[str, int], hint: str) -> None:
+    with pytest.raises(Refusal, match=hint), launched(**asked):
+        pytest.fail("went on")
+
+
+def test_torchrun_and_srun_say_how_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert made_by_others() == (1, 1)
+    slurm = {"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "train"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    assert made_by_others() == (4, 2)
+    elastic = {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}
+    for name, value in elastic.items():
+        monkeypatch.setenv(name, value)
+    assert made_by_others() == (2, 3)

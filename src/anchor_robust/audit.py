@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import data, environment, runs
+from . import data, environment, processes, runs
 from .attacks import EmbeddingAttack, Transfer
 from .display import Display
 from .errors import Refusal
@@ -113,7 +113,7 @@ def audit(
         "data": {"name": images.name, "split": images.split, "images": len(images), "sha256": images.sha256},
         "environment": around,
     }
-    if target:
+    if target and processes.first():
         save(target, record, measurement.outcomes)
         ledger.close()
         display.line(f"written: {target}")

@@ -66,16 +66,25 @@ def sweep(asked: argparse.Namespace) -> None:
 
 
 def evaluate(asked: argparse.Namespace) -> int:
+    from ..train import launched
+
+    with launched(asked.devices, asked.nodes):
+        return evaluated(asked)
+
+
+def evaluated(asked: argparse.Namespace) -> int:
     attacks, curves = listed(asked.attacks), listed(asked.curve)
     if asked.claim is not None and not 0 <= asked.claim <= 1:
         raise Refusal(f"--claim {asked.claim:g} given; allowed: 0 to 1, such as 0.52 for 52 %")
     if asked.claim_attack is not None and (asked.claim is None or asked.claim_attack not in attacks):
         raise Refusal(f"--claim-attack {asked.claim_attack} needs --claim, and to be one of --attacks {asked.attacks}")
+    from .. import processes
     from ..audit import audit
     from ..display import Display
     from ..report.record import refuted
     from ..report.table import show
     from ..settings import fraction
+    from ..train import heard
 
     record = audit(
         asked.source,
@@ -96,8 +105,10 @@ def evaluate(asked: argparse.Namespace) -> int:
         dataset=asked.data,
         normalize=asked.normalize,
         data_dir=asked.data_dir,
-        display=Display(),
+        display=heard(Display()),
     )
+    if not processes.first():
+        return DONE
     show(record)
     why = None if asked.claim is None else refuted(record, asked.claim, asked.claim_attack)
     if why:

@@ -23,6 +23,7 @@ __all__ = [
     "build",
     "circumstances",
     "fit",
+    "heard",
     "launched",
     "restore",
     "resume",

@@ -47,7 +47,7 @@ def launched(devices: int | None = None, nodes: int | None = None, precision: st
     given = made_by_others()
     asked = (given[0] if devices is None else devices, given[1] if nodes is None else nodes)
     if min(asked) < 1:
-        raise Refusal(f"--devices {devices} --nodes {nodes} given; allowed: 1 or more of each")
+        raise Refusal(f"--devices {asked[0]} --nodes {asked[1]} given; allowed: 1 or more of each")
     if asked[1] > 1 and given == (1, 1) and "NODE_RANK" not in os.environ:
         raise Refusal(
             f"--nodes {nodes} given; start the command with torchrun or srun, "
@@ -82,8 +82,7 @@ def told(error: BaseException) -> BaseException:
     if isinstance(error, Refusal | KeyboardInterrupt):
         return error if processes.first() else SystemExit()
     if isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST):
-        why = one_line(error)
-        return Refusal(f"process {processes.index()} has lost the others ({why}); what was saved stays, go on from it")
+        return Refusal(f"process {processes.index()} has lost the others; what was saved stays, go on from it")
     return error
 
 
