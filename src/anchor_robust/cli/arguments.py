@@ -100,7 +100,8 @@ def parser() -> Parser:
     )
     sub.add_argument("--model-args", metavar="NAME=VALUE,..", help="arguments of --model, such as width=32,depth=4")
     sub.add_argument(
-        "--data", help="cifar10, digits or a FILE.npz of images x and labels y; the run's own if not given"
+        "--data",
+        help="cifar10, digits, a FOLDER of test/x.npy and y.npy, or a FILE.npz of x and y; the run's own if not given",
     )
     sub.add_argument(
         "--normalize",

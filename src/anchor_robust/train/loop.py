@@ -14,7 +14,7 @@ from ..interrupt import interruptible
 from ..models import LogitsOnly
 from ..optimise import learning_rate
 from .setup import Training, searched
-from .update import STRIDE, check_finite, step
+from .update import STRIDE, check_finite, step, to_read
 
 
 class Interrupted(KeyboardInterrupt):
@@ -34,15 +34,18 @@ def fit(training: Training, state: State, display: Display) -> None:
     with interruptible() as stop_asked, own_generator, images as advance:
         while state.step < steps:
             epoch = state.step // per_epoch
-            order = shuffled(len(training.train), recipe.seed, epoch).to(training.fabric.device)
+            order = shuffled(len(training.train), recipe.seed, epoch).to(training.train.images.device)
+            batches = order[: per_epoch * settings.batch_size].split(settings.batch_size)
             started, first = time.perf_counter(), state.step
             while state.step < (epoch + 1) * per_epoch:
                 if processes.any_says(stop_asked()):
                     state.seconds += time.perf_counter() - started
                     save_state(training, state)
                     raise Interrupted(f"stopped at step {state.step}; anchor train --resume {training.run} goes on")
-                position = (state.step % per_epoch) * settings.batch_size
-                state.add(step(training, state.step, steps, order[position : position + settings.batch_size]))
+                place = state.step % per_epoch
+                for following in batches[place + 1 : place + 2]:
+                    training.train.ahead(to_read(training, following))
+                state.add(step(training, state.step, steps, batches[place]))
                 advance(settings.batch_size)
             elapsed = time.perf_counter() - started
             state.seconds += elapsed

@@ -48,13 +48,14 @@ def step(training: Training, number: int, steps: int, indices: Tensor) -> dict[s
     return reported
 
 
-def batch(training: Training, indices: Tensor, progress: float) -> tuple[Learner, Tensor, Tensor]:
-    """This process's images and labels of a step, mixed if the recipe says so, and the learner as it is at this point.
+def to_read(training: Training, indices: Tensor) -> Tensor:
+    """The images of a step that this process reads: its part, or all where images are mixed, as partners are any."""
+    return indices if training.recipe.data.mix != "none" else indices[processes.part(len(indices))]
 
-    Only where images are mixed does a process read the whole batch: partners come from all of it.
-    """
-    recipe, own = training.recipe, processes.part(len(indices))
-    read = indices if recipe.data.mix != "none" else indices[own]
+
+def batch(training: Training, indices: Tensor, progress: float) -> tuple[Learner, Tensor, Tensor]:
+    """This process's images and labels of a step, mixed if the recipe says so, and the learner at this point."""
+    recipe, own, read = training.recipe, processes.part(len(indices)), to_read(training, indices)
     x = training.train.pixels(read).contiguous(memory_format=torch.channels_last)
     y, targets = training.train.labels[read], None
     if recipe.data.mix != "none":
