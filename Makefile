@@ -4,13 +4,14 @@ PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
+DOCS_READY := .venv/.docs-ready
 
 # A fresh directory each time, because a run is never written over another. OUT=DIR names your own.
 ifndef OUT
 OUT := runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 endif
 
-.PHONY: help venv quickstart test lint results format check clean
+.PHONY: help venv quickstart test lint docs bench results pictures format check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,6 +30,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
+# What builds the documentation is installed only where it is built.
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 quickstart: $(READY) ## train and attack three small networks on real digits, in minutes
 	$(BIN)/anchor quickstart --out '$(OUT)'
 
@@ -42,9 +48,24 @@ lint: $(READY) ## check style, types and the import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python results/table.py --check
+	$(BIN)/python results/figures.py --check
 
-results: $(READY) ## write the tables of the README from the run files in results/
+# A page that fetches anything from elsewhere is an error, like every warning.
+docs: $(DOCS_READY) ## build the documentation into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@! grep -rnE --include='*.html' '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//' build/site
+	@echo "written: build/site/index.html"
+
+bench: $(READY) ## measure what docs/performance.md shows, an hour or two; ONLY=NAME,.. measures those
+	$(BIN)/python benchmarks $(if $(ONLY),--only '$(ONLY)')
 	$(BIN)/python results/table.py
+
+results: $(READY) ## write tables and figures of the README from the run files in results/
+	$(BIN)/python results/table.py
+	$(BIN)/python results/figures.py
+
+pictures: $(READY) ## draw what explains concepts in docs/, from real images and the committed runs
+	$(BIN)/python results/concepts.py
 
 format: $(READY) ## put the code into the project's style
 	$(BIN)/ruff check --fix

@@ -1,13 +1,14 @@
 """Our AutoAttack against its authors' package, image by image and second by second, on one model and its test images.
 
-    python benchmarks/autoattack.py RUN [--norm l2 --eps 0.5] [--classes 3] [--images 500] [--json FILE]
+    python benchmarks/autoattack.py RUN [--norm l2 --eps 0.5] [--classes 3] [--search bf16] [--images 500] [--json FILE]
 
 Chunks of images go through both in turn, who is first alternating. Theirs is pyautoattack's own
 `run_standard_evaluation`, on the model as it is; ours is `anchor_robust.evaluate`'s path: stages over standing images,
-searched on the folded float32 twin and judged by the model. Seconds are the process's own, on one thread.
+searched on the folded twin (in float32, or with `--search bf16`) and judged by the model in float32.
+Seconds are the process's own, on one thread, compilation included.
 
 With `--classes k` only the first k logits and the images of those classes are used. Below four classes the authors'
-APGD-T is undefined; theirs is then APGD-CE, FAB-T with k - 1 targets and Square, each on all images.
+APGD-T is undefined; theirs is then APGD-CE, APGD on the untargeted DLR loss, FAB-T with k - 1 targets and Square.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from anchor_robust import data, environment
 from anchor_robust.evaluation import measure
 from anchor_robust.evaluation.reference import NORMS, authors_code
+from anchor_robust.evaluation.searching import Precision
 from anchor_robust.models import Classifier, LogitsOnly
 from anchor_robust.settings import fraction
 from anchor_robust.subject import Named, under_test
@@ -61,7 +63,7 @@ def theirs(model: nn.Module, ball: Ball, classes: int, x: Tensor, y: Tensor) -> 
     trace = sys.gettrace()
     version = "standard" if classes >= 4 else "custom"
     attack = authors_code().AutoAttack(model, norm=NORMS[ball.norm], eps=ball.eps, version=version, device="cpu")
-    attack.attacks_to_run = attack.attacks_to_run if classes >= 4 else ["apgd-ce", "fab-t", "square"]
+    attack.attacks_to_run = attack.attacks_to_run if classes >= 4 else ["apgd-ce", "apgd-dlr", "fab-t", "square"]
     attack.seed = 0
     attack.fab.n_target_classes = attack.apgd_targeted.n_target_classes = min(9, classes - 1)
     if version == "custom":  # what `standard` sets
@@ -73,8 +75,8 @@ def theirs(model: nn.Module, ball: Ball, classes: int, x: Tensor, y: Tensor) -> 
         return model(x_adv).argmax(1) == y
 
 
-def ours(model: nn.Module, ball: Ball, x: Tensor, y: Tensor) -> Tensor:
-    found = measure(model, x, y, ("autoattack",), ball=ball, batch_size=len(x))
+def ours(model: nn.Module, ball: Ball, search: Precision, x: Tensor, y: Tensor) -> Tensor:
+    found = measure(model, x, y, ("autoattack",), ball=ball, batch_size=len(x), search=search)
     return torch.from_numpy(found.outcomes["held_autoattack"])
 
 
@@ -91,23 +93,25 @@ def main() -> None:
     asked.add_argument("--eps", type=lambda text: float(fraction(text)), default=0.031)
     asked.add_argument("--classes", type=int, default=10)
     asked.add_argument("--images", type=int, default=500)
-    asked.add_argument("--chunk", type=int, default=100)
-    asked.add_argument("--split", default="test", choices=("test", "train"), help="train: digits has 360 test images")
+    asked.add_argument("--chunk", type=int, default=250, help="a twin is compiled for each")
+    asked.add_argument("--split", default="test", choices=("test", "train", "all"), help="digits has 360 test images")
+    asked.add_argument("--search", default="float32", choices=get_args(Precision), help="what ours searches in")
     asked.add_argument("--data-dir")
     asked.add_argument("--json", type=Path)
     given = asked.parse_args()
     torch.set_num_threads(1)
     subject = under_test(Named(given.run, data_dir=given.data_dir), torch.device("cpu"))
     model = with_first_logits(subject.model, given.classes).eval().requires_grad_(False)
-    chosen = subject.images if given.split == "test" else data.load(subject.images.name, "train", given.data_dir)
-    x, y = chosen.pixels(slice(None)), chosen.labels
+    splits = ("test", "train") if given.split == "all" else (given.split,)
+    chosen = [data.load(subject.images.name, split, given.data_dir) for split in splits]
+    x, y = torch.cat([each.pixels(slice(None)) for each in chosen]), torch.cat([each.labels for each in chosen])
     x, y = (each[y < given.classes][: given.images] for each in (x, y))
     ball = Ball(given.norm, given.eps)
     held: dict[str, list[Tensor]] = {"theirs": [], "ours": []}
     seconds = {"theirs": 0.0, "ours": 0.0}
     jobs = [
         ("theirs", lambda x, y: theirs(model, ball, given.classes, x, y)),
-        ("ours", lambda x, y: ours(model, ball, x, y)),
+        ("ours", lambda x, y: ours(model, ball, given.search, x, y)),
     ]
     for number, (images, labels) in enumerate(zip(x.split(given.chunk), y.split(given.chunk), strict=True)):
         for name, run in jobs if number % 2 == 0 else jobs[::-1]:
@@ -124,7 +128,8 @@ def main() -> None:
         "data": {"name": subject.images.name, "split": given.split, "images": len(x), "classes": given.classes},
         "norm": ball.norm,
         "eps": ball.eps,
-        "theirs": "pyautoattack standard" if given.classes >= 4 else "pyautoattack apgd-ce, fab-t, square",
+        "search": given.search,
+        "theirs": "pyautoattack standard" if given.classes >= 4 else "pyautoattack apgd-ce, apgd-dlr, fab-t, square",
         "accuracy": {name: verdict.double().mean().item() for name, verdict in verdicts.items()},
         "agreement": 1 - len(differ) / len(x),
         "differ": differ,

@@ -83,6 +83,16 @@ def test_evaluate_a_weights_file_elsewhere(run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "numbers.npz").exists()
 
 
+def test_a_quiet_evaluation_prints_its_result_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", str(run), "--attacks", "clean", "--limit", "5", "--out", str(tmp_path / "numbers.json")]
+    assert main([*words, "--quiet"]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert "clean" in told.out
+
+
 def test_a_card_lies_beside_the_record(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "numbers.json"
     assert main(["evaluate", str(run), "--limit", "50", "--curve", "steps,eps", "--out", str(out)]) == 0
@@ -160,6 +170,26 @@ def test_recipes_lists_every_recipe_and_prints_one_to_start_from(
     assert settle(str(mine)) == settle("digits-anchor")
 
 
+def test_train_says_as_much_as_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    full = (*TINY, "--attack.steps=10", "--validation.steps=10")  # no warning that the attack is short
+    told = {}
+    for how in ("--quiet", "--json", ""):
+        out = tmp_path / f"run{how}"
+        assert main(["train", "digits-anchor", "--out", str(out), *full, *([how] if how else [])]) == 0
+        told[how] = capsys.readouterr()
+    assert told["--quiet"] == (f"{tmp_path}/run--quiet\n", "")
+    assert told[""].out == f"{tmp_path}/run\n"
+    assert "epoch 1/1" in told[""].err
+    assert "finished: " in told[""].err
+    assert told["--json"].err == ""
+    events = [json.loads(line) for line in told["--json"].out.splitlines()]
+    (logged,) = runs.read_metrics(tmp_path / "run--json")
+    assert [event["event"] for event in events] == ["start", "epoch", "finished"]
+    assert events[1] == {"event": "epoch", **logged}
+    assert events[2]["run"] == f"{tmp_path}/run--json"
+    assert events[2]["best"] == logged["validation_robust"]
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"anchor {anchor_robust.__version__}\n"
@@ -194,6 +224,13 @@ WRONG: dict[str, tuple[str, ...]] = {
     "train --resume {tmp} --optimise.lr 1": ("--resume RUN takes no recipe or settings",),
     "train {tmp}/broken.yaml": ("broken.yaml", "cannot be read"),
     "train {tmp}/list.yaml": ("list.yaml", "key: value"),
+    "train digits-anchor --quiet --json": ("--quiet", "--json"),
+    "train digits-anchor --logger tensorbord": ("tensorbord", "did you mean tensorboard"),
+    "train --resume {tmp} --logger wandb": ("--resume RUN takes no recipe or settings",),
+    "watch {tmp}": ("recipe.yaml", "anchor train"),
+    "watch {run} --port 65536": ("65536", "65535"),
+    "attack {tmp}/file --run {run}": ("file", "PNG or JPEG"),
+    "attack {tmp}/file": ("--run",),
     "evaluate {tmp}/nowhere": ("nowhere", "does not exist"),
     "evaluate {tmp}": ("weights.safetensors",),
     "evaluate {tmp}/file": ("--model",),

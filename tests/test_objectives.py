@@ -322,7 +322,7 @@ class Stub:
         self.seen.append(x)
         return self.logits(x), self.embeddings(x)
 
-    def attack(self, net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
+    def attack(self, net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, **_: object) -> Tensor:
         assert net is self.learner.net
         assert torch.equal(y, self.y)
         self.attacked.append(x)

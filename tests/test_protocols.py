@@ -1,6 +1,7 @@
 """Stages, engines, searches and curves: what is run on which images, and what the record says of it."""
 
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anchor_robust import evaluation
-from anchor_robust.attacks import PGD, Attack, Stage
+from anchor_robust.attacks import PGD, Attack, Square, Stage
 from anchor_robust.attacks.base import Model
 from anchor_robust.errors import Refusal
 from anchor_robust.evaluation import PROTOCOLS, Protocol, evaluate, measure, measuring, searching
@@ -188,40 +189,62 @@ def test_our_own_models_are_searched_in_a_faster_form_of_the_same_function() -> 
     assert searching.laid_out(dark_is_wrong, x) is x, "somebody else's network may call view()"
 
 
-def test_long_evaluations_search_on_a_compiled_twin(monkeypatch: pytest.MonkeyPatch) -> None:
-    ways: list[dict[str, Any]] = []
-    monkeypatch.setattr(torch, "compile", lambda module, **how: ways.append(how) or module)
+def faked_compiler(monkeypatch: pytest.MonkeyPatch, compile_: Any) -> None:
+    monkeypatch.setattr(torch, "compile", compile_)
     monkeypatch.setattr(searching.environment, "has_compiler", lambda device: True)
+
+
+def test_a_compiled_twin_answers_and_the_twin_itself_has_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def compile_(module: nn.Module, **how: Any) -> Any:
+        assert how == {"dynamic": True, "options": {"freezing": True}}
+        return lambda x: asked.append(len(x)) or module(x)
+
+    faked_compiler(monkeypatch, compile_)
     model, x = own_model(), torch.rand(4, 3, 8, 8)
-    assert not isinstance(searching.searched(model, "float32", x, searching.COMPILED_FROM - 1), searching.Compiled)
-    assert not isinstance(searching.searched(model, "bf16", x, searching.COMPILED_FROM), searching.Compiled)
-    fast = searching.searched(model, "float32", x, searching.COMPILED_FROM)
+    twin: Any = searching.searched(model, "float32", x)
+    fast = searching.queried(twin, x.device)
     assert isinstance(fast, searching.Compiled)
-    assert ways == [{"dynamic": True, "options": {"freezing": True}}, {"dynamic": True}]
+    assert not asked, "nothing is compiled before the first question"
     torch.testing.assert_close(fast(x), model(x).detach())
+    assert asked == [4, 4], "a trial, then the answer"
     assert not fast(x).requires_grad, "weights are frozen in: no graph"
     gradients = [torch.autograd.grad(net(z).sum(), z)[0] for net in (fast, model) for z in [x.clone().requires_grad_()]]
     torch.testing.assert_close(*gradients)
+    assert len(asked) == 3
+    for other in (searching.searched(model, "bf16", x), dark_is_wrong):
+        assert searching.queried(other, x.device) is other
 
 
 @pytest.mark.parametrize("broken", ("does not compile", "answers otherwise"))
 def test_what_a_compiler_breaks_is_searched_as_it_is(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def compile_(module: nn.Module, **how: Any) -> Any:
+    def answer(module: nn.Module, x: Tensor) -> Tensor:
         if broken == "does not compile":
             raise RuntimeError(broken)
-        return lambda x: module(x) + 1
+        return module(x) + 1
 
-    monkeypatch.setattr(torch, "compile", compile_)
-    monkeypatch.setattr(searching.environment, "has_compiler", lambda device: True)
+    faked_compiler(monkeypatch, lambda module, **how: partial(answer, module))
     model, x = own_model(), torch.rand(4, 3, 8, 8)
-    fast = searching.searched(model, "float32", x, searching.COMPILED_FROM)
-    assert not isinstance(fast, searching.Compiled)
-    torch.testing.assert_close(fast(x), model(x))
+    fast = searching.queried(searching.searched(model, "float32", x), x.device)
+    torch.testing.assert_close(fast(x), model(x).detach())
 
 
-def test_autoattack_passes_an_image_6900_times() -> None:
-    planned = plan(["autoattack", "pgd100", "noise"], Ball("linf", 0.1), 10)
-    assert [measuring.passes(each) for each in planned] == [100 + 900 + 900 + 5000, 1000, 100]
+def test_only_those_who_ask_by_the_hundred_thousand_repay_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched_on: list[str] = []
+
+    class Probe(Square):
+        def search(self, model: Any, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+            searched_on.append("queried" if model(x).abs().max() < 1e-6 else "search")
+            return x
+
+    monkeypatch.setattr(evaluation.measuring, "queried", lambda search, device: lambda x: 0 * search(x))
+    model, x, y, _, ball = linear(4)
+    enough = -(-searching.COMPILED_FROM // len(x))
+    for queries in (enough - 1, enough):
+        attack = Probe(ball, queries=queries)
+        measure(model, x, y, (attack,), ball=ball, batch_size=len(x))
+    assert searched_on == ["search", "queried"]
 
 
 def test_a_twin_that_is_another_function_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:

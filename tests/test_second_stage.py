@@ -176,7 +176,7 @@ def test_the_attack_runs_through_the_head_as_it_is_now(encoder: Path) -> None:
     training = around(encoder)
     seen = []
 
-    def attack(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+    def attack(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, **_: object) -> Tensor:
         with torch.no_grad():
             seen.append((model(x), LogitsOnly(training.network).eval()(x)))
         return x

@@ -369,3 +369,10 @@ def test_a_search_without_optuna_says_what_to_install(
 
 def test_the_record_is_json(whole: Path) -> None:
     assert json.loads((whole / "sweep.json").read_text())["schema"] == 1
+
+
+def test_two_sweeps_never_work_in_one_directory(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with runs.alone(whole):
+        assert sweeping(whole) == 2
+    assert "another process is at work in" in capsys.readouterr().err
+    assert sweeping(whole) == 0

@@ -107,6 +107,22 @@ def test_steepest_step_is_sign_or_unit_gradient() -> None:
 
 
 @balls
+@pytest.mark.parametrize("step_size", [0.01, 10.0])
+def test_a_step_of_a_climb_is_the_steepest_step_projected(ball, step_size) -> None:
+    x = torch.rand(16, 3, 5, 5, generator=seeded()).mul_(1.2).sub_(0.1).clamp_(0, 1)
+    x_adv, gradient = ball.random_point(x, seeded(1)), torch.randn(x.shape, generator=seeded(2))
+    gradient[0] = 0
+    before = x_adv.clone(), gradient.clone()
+    stepped = ball.ascent(x, step_size)(x_adv, gradient)
+    torch.testing.assert_close(
+        stepped, ball.project(x_adv + ball.steepest_step(gradient, step_size), x), rtol=0, atol=1e-6
+    )
+    assert inside(ball, stepped, x)
+    assert x_adv.equal(before[0])
+    assert gradient.equal(before[1])
+
+
+@balls
 def test_contains_and_distance_are_per_image(ball) -> None:
     x = torch.full((4, 1, 2, 2), 0.999)
     x_adv = x.clone()

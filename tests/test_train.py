@@ -10,7 +10,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +21,7 @@ from safetensors.torch import load_file
 
 from anchor_robust import audit, checkpoint, data, objectives, runs, train
 from anchor_robust.attacks import PGD
-from anchor_robust.display import Display
+from anchor_robust.display import Display, Plan, Quiet
 from anchor_robust.errors import Refusal
 from anchor_robust.recipe import Recipe, settle
 
@@ -74,6 +77,56 @@ def test_a_run_leaves_what_the_design_promises(whole: Path) -> None:
 def test_training_learns(whole: Path) -> None:
     lines = runs.read_metrics(whole)
     assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
+
+
+class Counting(Quiet):
+    """Counts what a display asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plan: Plan | None = None
+        self.steps, self.readings, self.epochs = 0, [], []
+
+    @contextmanager
+    def training(self, plan: Plan) -> Iterator["Counting"]:
+        self.plan = plan
+        yield self
+
+    def step(self, reading: Callable[[], dict[str, Any]]) -> None:
+        self.steps += 1
+        if self.steps % 3 == 0:
+            self.readings.append((self.steps, reading()))
+
+    def epoch(self, line: dict[str, Any]) -> None:
+        self.epochs.append(line)
+
+    def finished(self, weights: Path, best: float) -> None:
+        self.ending = (weights, best)
+
+
+def test_what_follows_a_training_is_told_all_and_changes_nothing(whole: Path, tmp_path: Path) -> None:
+    counting = Counting()
+    run = train.start(small(), tmp_path / "run", None, counting)
+    assert same_weights(whole, run)
+    assert counting.plan == Plan("anchor", run, EPOCHS, STEPS_PER_EPOCH, 128, "robust", done=0, best=None)
+    assert counting.steps == EPOCHS * STEPS_PER_EPOCH
+    assert counting.epochs == runs.read_metrics(run)
+    for step, line in counting.readings:
+        assert (line["step"], line["epoch"]) == (step, -(-step // STEPS_PER_EPOCH))
+        assert line.keys() == counting.epochs[0].keys() - {"validation_clean", "validation_robust"}
+        assert line["memory_mb"] > 50
+        assert line["images_per_s"] > 0
+    last = dict(counting.readings)[2 * STEPS_PER_EPOCH]
+    assert last["loss"] == counting.epochs[1]["loss"], "the mean of the epoch, not of the training"
+    assert counting.ending == (run / runs.WEIGHTS, max(line["validation_robust"] for line in counting.epochs))
+
+
+def test_nothing_is_read_from_the_device_unless_somebody_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    means = checkpoint.State.means
+    monkeypatch.setattr(checkpoint.State, "means", lambda state: read.append(state.step) or means(state))
+    train.start(small(), tmp_path / "run", None, Display())
+    assert read == [STEPS_PER_EPOCH * (epoch + 1) for epoch in range(EPOCHS)], "once an epoch, for its log point"
 
 
 def test_the_kept_weights_are_the_best_on_validation(whole: Path) -> None:
@@ -185,8 +238,12 @@ def test_compiled_training_is_the_same_function(tmp_path: Path, monkeypatch: pyt
     # Captured and differentiated as for the compiler, but run as it is: writing and building C++ takes a minute.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     for compiled_from in (10**9, 0):
-        monkeypatch.setattr(train.setup, "COMPILED_FROM", compiled_from)
+        monkeypatch.setattr(train.fast, "COMPILED_FROM", compiled_from)
         training = train.build(small(), data.load("digits", "train"), tmp_path)
+        plain = training.search
+        train.accelerate(training, Display())
+        assert (training.search is not plain) == (compiled_from == 0)
+        assert training.learner.net is training.search
         reported = train.update.step(training, 0, 10, torch.arange(128))
         losses.append(reported["loss"])
     torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-3)
@@ -262,7 +319,7 @@ def test_an_interrupted_epoch_is_logged_whole(whole: Path, tmp_path: Path, monke
             train.start(small(), run, None, Display())
     train.resume(run, None, Display())
     for ours, theirs in zip(runs.read_metrics(run), runs.read_metrics(whole), strict=True):
-        timings = {"seconds", "images_per_s"}
+        timings = {"seconds", "images_per_s", "memory_mb"}
         assert {k: v for k, v in ours.items() if k not in timings} == {
             k: v for k, v in theirs.items() if k not in timings
         }

@@ -20,7 +20,7 @@ from .evaluation.corrupted import corrupted
 from .evaluation.protocols import Planned, alone, pgd20
 from .models import LogitsOnly
 from .report.card import card
-from .subject import Named, Subject, under_test
+from .subject import Named, Subject, ball_asked, under_test
 from .threat import Ball, Norm
 
 REFERENCES = 1000  # training images that attacks on the embedding measure themselves by
@@ -65,13 +65,9 @@ def audit(
     subject = under_test(Named(source, model, model_args, dataset, normalize, data_dir), device)
     if subject.note:
         display.line(subject.note)
-    if norm not in (None, subject.ball.norm) and eps is None:
-        raise Refusal(f"--norm {norm} needs --eps: {subject.ball.eps:g} is a radius in {subject.ball.norm}")
-    if eps == 0:
-        raise Refusal("--eps 0 given; allowed: above 0; at 0 the accuracy is the clean one")
+    ball = ball_asked(subject.ball, norm, eps)
     if transfer_from is None and "transfer" in attacks:
         raise Refusal("attack transfer needs --transfer-from RUN, the run whose adversarials are tried on the model")
-    ball = Ball(norm or subject.ball.norm, subject.ball.eps if eps is None else eps)
     images = subject.images.first(min(limit or len(subject.images), len(subject.images)))
     sibling = transfer_from and under_test(Named(transfer_from, data=images.name, data_dir=data_dir), device).model
     planned = [in_context(attack, subject, sibling, ball, data_dir) for attack in attacks]

@@ -43,10 +43,12 @@ class State:
             self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.detach().double()
 
     def means(self) -> dict[str, float]:
-        """What the epoch's steps reported on average; the next epoch starts from nothing."""
-        means = {name: total.item() / self.count for name, total in self.sums.items()}
+        """What the epoch's steps have reported on average so far; reading it waits for the device."""
+        return {name: total.item() / self.count for name, total in self.sums.items()}
+
+    def turn(self) -> None:
+        """The next epoch starts from nothing."""
         self.sums, self.count = {}, 0
-        return means
 
 
 def build(header: Mapping[str, Any], trusted: str | None = None) -> Classifier:

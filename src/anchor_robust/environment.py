@@ -2,14 +2,17 @@
 
 import ctypes
 import platform
+import resource
 import shlex
 import shutil
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
+COMPILERS = {"cpu": "a C++ compiler (g++)", "cuda": "Triton with a C compiler (gcc)"}  # by type of device
 PACKAGES = ("anchor-robust", "torch", "lightning-fabric", "numpy")
 
 
@@ -32,6 +35,14 @@ def keep_freed_memory() -> None:
     if mallopt:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
         mallopt(-4, 0)  # M_MMAP_MAX
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has held so far: torch's on an accelerator, else what the system gave it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def version(package: str) -> str | None:
@@ -62,7 +73,9 @@ def cpuinfo() -> dict[str, str]:
 
 
 def has_compiler(device: torch.device) -> bool:
-    """Whether torch.compile can be expected to work: on a processor it needs a C++ compiler."""
+    """Whether torch.compile can be expected to work: it needs what COMPILERS says."""
+    if device.type == "cuda":
+        return find_spec("triton") is not None and any(map(shutil.which, ("gcc", "cc", "clang")))
     return device.type == "cpu" and shutil.which("g++") is not None
 
 

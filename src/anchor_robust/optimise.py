@@ -88,7 +88,9 @@ def sgd(network: nn.Module, settings: Optimise) -> torch.optim.SGD:
     decayed = [p for p in network.parameters() if p.ndim > 1]
     free = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
+    return torch.optim.SGD(
+        groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=True
+    )
 
 
 def learning_rate(settings: Optimise, step: int, steps: int) -> float:
@@ -118,11 +120,12 @@ class Average(Generic[Network]):
         if not self.decay:
             return
         decay = min(self.decay, (1 + count) / (10 + count)) if count >= 0 else 0.0
-        for averaged, current in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
-            if averaged.is_floating_point():
-                averaged.lerp_(current, 1 - decay)
-            else:
-                averaged.copy_(current)
+        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
+        floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        averaged, current = map(list, zip(*floating, strict=True))
+        torch._foreach_lerp_(averaged, current, 1 - decay)  # all tensors in a launch or two
+        for count_averaged, count_current in (pair for pair in pairs if not pair[0].is_floating_point()):
+            count_averaged.copy_(count_current)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A run directory: which file holds what, and how a file is written whole or not at all. Needs no torch."""
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -49,6 +50,19 @@ def beginning(run: Path) -> Iterator[None]:
     except BaseException:
         shutil.rmtree(run, ignore_errors=True)
         raise
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Keep every other process that asks for the same directory out of it; leaves no file, not even after a kill."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise Refusal(f"another process is at work in {directory}; wait until it ends, or name another one") from None
+    finally:
+        os.close(handle)
 
 
 def check_writable(path: Path) -> None:

@@ -107,6 +107,7 @@ def fit(training: Training, settings: Optimise, adversarial: bool, display: Disp
             state.seconds += elapsed
             line = {"step": state.step, "epoch": epoch, "lr": learning_rate(settings, state.step - 1, steps)}
             line |= state.means() | {"images_per_s": round(per_epoch * settings.batch_size / elapsed, 1)}
+            state.turn()
             if not all(torch.isfinite(parameter).all() for parameter in linear.parameters()):
                 raise Refusal(f"the head is no longer finite after step {state.step - 1}; lower --lr {settings.lr:g}")
             line |= validate(training) | {"seconds": round(state.seconds, 1)}

@@ -16,8 +16,9 @@ from .data import ImageSet
 from .errors import Refusal
 from .evaluation import PAPER_EPS
 from .formats import exported, huggingface, torchscript, trial
+from .models import LogitsOnly
 from .settings import keywords
-from .threat import Ball
+from .threat import Ball, Norm
 
 # Deviations of all training pixels; (.2023, .1994, .2010), which many repositories copy, are those of image means.
 NORMALISATIONS = {"cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))}
@@ -58,6 +59,17 @@ class Subject:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Target:
+    """A model under attack, from pixels in [0, 1] to logits, its classes, and the shape [c h w] of its images."""
+
+    model: nn.Module
+    classes: Sequence[str]
+    shape: tuple[int, int, int]
+    ball: Ball
+    note: str = ""
+
+
 class Normalised(nn.Module):
     """(x - mean) / std, then `network`: any module or function from such pixels to logits."""
 
@@ -80,18 +92,50 @@ def under_test(named: Named, device: torch.device) -> Subject:
     A foreign model is tried on a few images first. Raises Refusal where something is missing, where things do not fit
     together, and where code would be run that the user has not named.
     """
+    return own(named, device) if carries_all(named) else foreign(named, device)
+
+
+def under_attack(named: Named, device: torch.device) -> Target:
+    """The model that `named` means, in evaluation mode and on `device`.
+
+    A model of ours needs no data set at hand; for any other, --data tells classes and shape.
+    """
+    if carries_all(named):
+        if named.data is not None:
+            raise Refusal(f"--data {named.data} given, but {named} carries its classes with it; leave it out")
+        model, header, recipe = carried(named)
+        channels, height, width = header["shape"]
+        ball = Ball(recipe["threat"]["norm"], recipe["threat"]["eps"])
+        return Target(model.to(device), header["classes"], (channels, height, width), ball)
+    subject = foreign(named, device)
+    _, channels, height, width = subject.images.images.shape
+    return Target(subject.model, subject.images.classes, (channels, height, width), subject.ball, subject.note)
+
+
+def ball_asked(own: Ball, norm: Norm | None, eps: float | None) -> Ball:
+    """The ball of --norm and --eps; what is not said is the model's own."""
+    if norm not in (None, own.norm) and eps is None:
+        raise Refusal(f"--norm {norm} needs --eps: {own.eps:g} is a radius in {own.norm}")
+    if eps == 0:
+        raise Refusal("--eps 0 given; allowed: above 0; at 0 nothing is attacked")
+    return Ball(norm or own.norm, own.eps if eps is None else eps)
+
+
+def carries_all(named: Named) -> bool:
+    """Whether the model is of ours and says of itself what it is; Refusal where there is none."""
     if named.source is None and named.model is None:
         raise Refusal("no model given; allowed: a run, a file or folder of weights, or --model your.module:factory")
     if named.source is None or huggingface.is_folder(Path(named.source)):
-        return foreign(named, device)
+        return False
     if Path(named.source).is_dir() and not (Path(named.source) / runs.WEIGHTS).is_file():
         told = f"{runs.WEIGHTS} of a run, nor {huggingface.CONFIG} of a Hugging Face model"
         raise Refusal(f"{named.source} holds neither {told}; give the folder of one of them, or a file")
-    return own(named, named.source, device) if checkpoint.has_header(named.source) else foreign(named, device)
+    return checkpoint.has_header(named.source)
 
 
-def own(named: Named, source: str, device: torch.device) -> Subject:
-    """A model that carries its architecture, its data set and its threat model with it."""
+def carried(named: Named) -> tuple[LogitsOnly, dict[str, Any], dict[str, Any]]:
+    """A model that carries all with it, its header and the recipe in that."""
+    source = str(named.source)
     for option, value in (("--normalize", named.normalize), ("--model-args", named.model_args)):
         if value is not None:
             raise Refusal(f"{option} {value} given, but {source} carries that with it; leave it out")
@@ -100,10 +144,16 @@ def own(named: Named, source: str, device: torch.device) -> Subject:
         raise Refusal(
             f"--model {named.model} given, but {source} says that it is {header['model']['name']}; leave it out"
         )
+    return model, header, yaml.safe_load(header["recipe"])
+
+
+def own(named: Named, device: torch.device) -> Subject:
+    """A model that carries its architecture, its data set and its threat model with it."""
+    source = str(named.source)
+    model, header, recipe = carried(named)
     images = data.load(named.data or header["data"], "test", named.data_dir)
     if list(images.classes) != header["classes"]:
         raise Refusal(f"{source} was trained on the classes of {header['data']}, not on those of {images.name}")
-    recipe = yaml.safe_load(header["recipe"])
     ball = Ball(recipe["threat"]["norm"], recipe["threat"]["eps"])
     weights = digest(str(checkpoint.weights_file(source)))
     about = {"source": source, "recipe": recipe["name"], **header["model"], **weights}

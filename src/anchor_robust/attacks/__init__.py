@@ -5,6 +5,7 @@ from .autoattack import AutoAttack, Stage, stages
 from .base import Attack
 from .embedding import EmbeddingAttack
 from .fab import FAB
+from .grey_levels import GreyLevels
 from .noise import Noise
 from .pgd import PGD, fgsm
 from .square import Square
@@ -18,6 +19,7 @@ __all__ = [
     "Attack",
     "AutoAttack",
     "EmbeddingAttack",
+    "GreyLevels",
     "Noise",
     "Square",
     "Stage",

@@ -91,10 +91,10 @@ class PGD(Attack):
         return worst((self._climb_once(model, loss, x, generator) for _ in range(self.restarts)), damage)
 
     def _climb_once(self, model: Model, loss: OfOutput, x: Tensor, generator: torch.Generator) -> Tensor:
-        x_adv = self._start(x, generator)
+        x_adv, ascend = self._start(x, generator), self.ball.ascent(x, self.step_size)
         for _ in range(self.steps):
             *_, gradient = forward_and_back(model, x_adv, loss)
-            x_adv = self.ball.project(self.ball.steepest_step(gradient, self.step_size).add_(x_adv), x)
+            x_adv = ascend(x_adv, gradient)
         return x_adv
 
     def _start(self, x: Tensor, generator: torch.Generator) -> Tensor:

@@ -33,6 +33,7 @@ def parser() -> Parser:
 
     sub = add("quickstart", commands.quickstart, "train and attack three small networks on real digits, in minutes")
     sub.add_argument("--out", type=Path, default=Path("anchor-quickstart"), help="new directory for the runs")
+    add_quiet(sub)
 
     sub = add(
         "train",
@@ -44,6 +45,14 @@ def parser() -> Parser:
     sub.add_argument("--out", type=Path, help="new directory for the run; runs/NAME if not given")
     sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped")
     add_processes(sub)
+    sub.add_argument("--logger", metavar="NAME", help="follow the run in tensorboard, mlflow or wandb as well")
+    said = add_quiet(sub)
+    said.add_argument(
+        "--json", dest="json_lines", action="store_true", help="progress as JSON lines on standard output, for programs"
+    )
+    sub.add_argument(
+        "--explain", action="store_true", help="say what would be fast here, what not and why; trains nothing"
+    )
     add_data_dir(sub)
     sub.epilog = "anchor recipes NAME prints the settings of a recipe and what each one means."
 
@@ -58,6 +67,7 @@ def parser() -> Parser:
     sub.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 at each (default: 3)")
     sub.add_argument("--tries", type=int, metavar="N", help="search: N combinations, picked by Optuna, not the grid")
     sub.add_argument("--out", type=Path, metavar="DIR", help="the sweep's directory; runs/sweep-NAME if not given")
+    add_quiet(sub)
     add_data_dir(sub)
     sub.epilog = "--section.key value sets what stays fixed. Stopped, the same command goes on; it may grow, too."
 
@@ -87,28 +97,34 @@ def parser() -> Parser:
     sub.add_argument("--transfer-from", metavar="RUN", help="second run, for the attack transfer and the checks")
     sub.add_argument("--claim", type=float, metavar="0.5", help="exit 1 if the whole interval lies below this accuracy")
     sub.add_argument("--claim-attack", metavar="ATTACK", help="which accuracy is claimed; that of the last attack")
-    sub.add_argument("--norm", choices=("linf", "l2"), help="norm of the ball; the run's own, or linf")
-    sub.add_argument("--eps", help="radius of the ball, such as 8/255; the run's own, or 0.031")
+    add_ball(sub)
     sub.add_argument("--limit", type=int, metavar="N", help="only the first N test images")
     sub.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
     sub.add_argument("--seed", type=int, default=0, help="seed of the attacks' random starts (default: 0)")
     sub.add_argument("--out", type=Path, metavar="FILE.json", help="where the record goes; a run keeps its own")
-    sub.add_argument(
-        "--model",
-        help="what a state dict fills: resnet8, resnet18, preact-resnet18, your.module.Class; or a factory of a whole "
-        "model, your.module:factory; torch.export to trust such a program",
-    )
-    sub.add_argument("--model-args", metavar="NAME=VALUE,..", help="arguments of --model, such as width=32,depth=4")
-    sub.add_argument(
-        "--data",
-        help="cifar10, digits, a FOLDER of test/x.npy and y.npy, or a FILE.npz of x and y; the run's own if not given",
-    )
-    sub.add_argument(
-        "--normalize",
-        help="before the model: none (it takes pixels in [0, 1]), cifar10 or MEAN,..:STD,..; never guessed",
-    )
+    add_foreign(sub)
     add_processes(sub)
+    add_quiet(sub)
     add_data_dir(sub)
+
+    sub = add(
+        "attack", commands.attack, "attack single pictures; what is saved still fools the model when it is opened"
+    )
+    sub.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG or any other picture file")
+    sub.add_argument(
+        "--run",
+        dest="source",
+        metavar="RUN|MODEL",
+        help="run directory, shipped name, or any model that anchor evaluate takes",
+    )
+    sub.add_argument("--attack", default="pgd20", help="pgd20 (default), autoattack or any other of anchor evaluate")
+    sub.add_argument("--label", metavar="CLASS", help="the true class of the pictures; the model's answer to each")
+    sub.add_argument("--out", type=Path, metavar="DIR", default=Path("attacked"), help="where the PNGs go (attacked)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the attack's random start (default: 0)")
+    add_ball(sub)
+    add_foreign(sub)
+    add_data_dir(sub)
+    sub.epilog = "PNG keeps every pixel. Saved as JPEG, or resized, an attacked picture may fool the model no more."
 
     sub = add("second-stage", commands.second_stage, "freeze a run's encoder and train a fresh linear head on it")
     sub.add_argument("run", type=Path, metavar="RUN", help="run directory of anchor train")
@@ -116,6 +132,7 @@ def parser() -> Parser:
     sub.add_argument("--epochs", type=int, default=10, help="passes over the training images (default: 10)")
     sub.add_argument("--lr", type=float, default=0.1, help="peak learning rate (default: 0.1)")
     sub.add_argument("--out", type=Path, help="new directory for the run; runs/NAME-clean-head or -adversarial-head")
+    add_quiet(sub)
     add_data_dir(sub)
 
     sub = add(
@@ -127,7 +144,12 @@ def parser() -> Parser:
     sub.add_argument("--seed", type=int, default=0, help="seed of the attack's random start (default: 0)")
     sub.add_argument("--json", type=Path, metavar="FILE", help="where the record goes; a run keeps its own")
     sub.add_argument("--model", help="the weights' own class, your.module.Class, if you trust its code")
+    add_quiet(sub)
     add_data_dir(sub)
+
+    sub = add("watch", commands.watch, "show a run's curves on a page of this machine while it trains")
+    sub.add_argument("run", type=Path, metavar="RUN", help="run directory, begun or finished")
+    sub.add_argument("--port", type=int, default=8710, metavar="N", help="of this machine; 0 takes any free one (8710)")
 
     sub = add("compare", commands.compare, "set evaluated runs side by side: accuracy over seeds, paired tests, cost")
     sub.add_argument(
@@ -151,3 +173,33 @@ def add_processes(sub: argparse.ArgumentParser) -> None:
 
 def add_data_dir(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data-dir", help="folder that holds cifar-10-batches-py; ANCHOR_DATA, or fetched, if not given")
+
+
+def add_quiet(sub: argparse.ArgumentParser) -> Any:
+    """How progress is said; the group, to which other ways may be added."""
+    said = sub.add_mutually_exclusive_group()
+    said.add_argument("--quiet", action="store_true", help="say nothing on the way but warnings")
+    return said
+
+
+def add_ball(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--norm", choices=("linf", "l2"), help="norm of the ball; the run's own, or linf")
+    sub.add_argument("--eps", help="radius of the ball, such as 8/255; the run's own, or 0.031")
+
+
+def add_foreign(sub: argparse.ArgumentParser) -> None:
+    """What a model of other people's does not say of itself."""
+    sub.add_argument(
+        "--model",
+        help="what a state dict fills: resnet8, resnet18, preact-resnet18, your.module.Class; or a factory of a whole "
+        "model, your.module:factory; torch.export to trust such a program",
+    )
+    sub.add_argument("--model-args", metavar="NAME=VALUE,..", help="arguments of --model, such as width=32,depth=4")
+    sub.add_argument(
+        "--data",
+        help="cifar10, digits, a FOLDER of test/x.npy and y.npy, or a FILE.npz of x and y; the run's own if not given",
+    )
+    sub.add_argument(
+        "--normalize",
+        help="before the model: none (it takes pixels in [0, 1]), cifar10 or MEAN,..:STD,..; never guessed",
+    )

@@ -3,8 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import Refusal
+
+if TYPE_CHECKING:
+    from ..display import Display
 
 DONE, REFUTED = 0, 1
 
@@ -16,35 +20,51 @@ def version_or_help(asked: argparse.Namespace) -> None:
 
 
 def quickstart(asked: argparse.Namespace) -> None:
-    from ..display import Display
     from ..quickstart import run
 
-    run(asked.out, Display())
+    run(asked.out, progress(asked))
 
 
 def train(asked: argparse.Namespace) -> None:
-    if asked.resume and (asked.recipe or asked.settings or asked.out):
+    if asked.resume and (asked.recipe or asked.settings or asked.out or asked.logger):
         raise Refusal("--resume RUN takes no recipe or settings: a resumed run keeps its own; start a new one instead")
+    if asked.explain and (asked.resume or asked.out or asked.logger):
+        raise Refusal("--explain takes a recipe and its settings, nothing else: it trains nothing")
     if asked.recipe is None and asked.resume is None:
         raise Refusal("give a recipe or --resume RUN; anchor recipes lists the recipes")
     from .. import processes
     from .. import train as training
-    from ..display import Display
     from ..recipe import settle
 
+    if asked.explain:
+        from ..report.sheet import Sheet, show
+
+        told = training.explain(settle(asked.recipe, asked.settings), asked.data_dir)
+        rows = [(path.name, "yes" if path.taken else "no", path.why, path.otherwise) for path in told.paths]
+        show([Sheet(told.title, ("fast path", "taken", "why", "without it"), rows, told.cost, wrapped=4)])
+        return
     shared = {"devices": asked.devices, "nodes": asked.nodes}
     if asked.resume:
-        run = training.resume(asked.resume, asked.data_dir, Display(), **shared)
+        run = training.resume(asked.resume, asked.data_dir, progress(asked), **shared)
     else:
         recipe = settle(asked.recipe, asked.settings)
-        run = training.start(recipe, asked.out or Path("runs") / recipe.name, asked.data_dir, Display(), **shared)
-    if processes.first():
+        out = asked.out or Path("runs") / recipe.name
+        run = training.start(recipe, out, asked.data_dir, progress(asked), asked.logger, **shared)
+    if processes.first() and not asked.json_lines:
         print(run)
+
+
+def progress(asked: argparse.Namespace) -> "Display":
+    """What is said on the way: as --quiet and --json ask, if the command has them."""
+    from ..display import Display, JsonLines, Quiet
+
+    if asked.quiet:
+        return Quiet()
+    return JsonLines() if getattr(asked, "json_lines", False) else Display()
 
 
 def sweep(asked: argparse.Namespace) -> None:
     from .. import sweep as sweeping
-    from ..display import Display
     from ..report.ranking import sheet
     from ..report.sheet import show
 
@@ -56,7 +76,7 @@ def sweep(asked: argparse.Namespace) -> None:
         tries=asked.tries,
         out=asked.out,
         data_dir=asked.data_dir,
-        display=Display(),
+        display=progress(asked),
     )
     show([sheet(record)])
     print(f"written: {out / sweeping.RECORD}, {out / sweeping.TABLE}; next: anchor evaluate {out}/NAME of a run")
@@ -80,17 +100,15 @@ def evaluated(asked: argparse.Namespace) -> int:
         raise Refusal(f"--claim-attack {asked.claim_attack} needs --claim, and to be one of --attacks {asked.attacks}")
     from .. import processes
     from ..audit import audit
-    from ..display import Display
     from ..report.record import refuted
     from ..report.table import show
-    from ..settings import fraction
     from ..train import heard
 
     record = audit(
         asked.source,
         attacks,
         norm=asked.norm,
-        eps=None if asked.eps is None else number("--eps", fraction(asked.eps)),
+        eps=radius(asked),
         limit=asked.limit,
         batch_size=asked.batch_size,
         seed=asked.seed,
@@ -105,7 +123,7 @@ def evaluated(asked: argparse.Namespace) -> int:
         dataset=asked.data,
         normalize=asked.normalize,
         data_dir=asked.data_dir,
-        display=heard(Display()),
+        display=heard(progress(asked)),
     )
     if not processes.first():
         return DONE
@@ -116,12 +134,41 @@ def evaluated(asked: argparse.Namespace) -> int:
     return REFUTED if why else DONE
 
 
+def attack(asked: argparse.Namespace) -> None:
+    if asked.source is None and asked.model is None:
+        raise Refusal("no model given; name one with --run: a run, a model file, or cifar10-resnet8-anchor")
+    from ..attack_pictures import attack_pictures
+    from ..report.attacked import show
+
+    record = attack_pictures(
+        asked.pictures,
+        source=asked.source,
+        attack=asked.attack,
+        label=asked.label,
+        norm=asked.norm,
+        eps=radius(asked),
+        seed=asked.seed,
+        out=asked.out,
+        model=asked.model,
+        model_args=asked.model_args,
+        dataset=asked.data,
+        normalize=asked.normalize,
+        data_dir=asked.data_dir,
+    )
+    show(record)
+
+
+def radius(asked: argparse.Namespace) -> float | None:
+    from ..settings import fraction
+
+    return None if asked.eps is None else number("--eps", fraction(asked.eps))
+
+
 def listed(words: str) -> list[str]:
     return [word.strip() for word in words.split(",") if word.strip()]
 
 
 def second_stage(asked: argparse.Namespace) -> None:
-    from ..display import Display
     from ..report.table import compare, output
     from ..second_stage import start
 
@@ -129,7 +176,7 @@ def second_stage(asked: argparse.Namespace) -> None:
         asked.run,
         asked.out,
         asked.data_dir,
-        Display(),
+        progress(asked),
         adversarial=asked.adversarial,
         epochs=asked.epochs,
         lr=asked.lr,
@@ -140,7 +187,6 @@ def second_stage(asked: argparse.Namespace) -> None:
 
 
 def embedding(asked: argparse.Namespace) -> None:
-    from ..display import Display
     from ..embedding import measure
     from ..report.embedding import show
 
@@ -152,9 +198,15 @@ def embedding(asked: argparse.Namespace) -> None:
         out=asked.json,
         model=asked.model,
         data_dir=asked.data_dir,
-        display=Display(),
+        display=progress(asked),
     )
     show(record)
+
+
+def watch(asked: argparse.Namespace) -> None:
+    from ..watch import watch as show
+
+    show(asked.run, asked.port)
 
 
 def compare(asked: argparse.Namespace) -> None:

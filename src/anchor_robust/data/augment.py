@@ -4,6 +4,7 @@ Every function takes float images [n c h w] in [0, 1] and gives as many of the s
 generator on the CPU serves images on any device; the same generator state gives the same augmentation.
 """
 
+import hashlib
 import math
 from typing import Any
 
@@ -89,7 +90,7 @@ def color_jitter(
         return uniform(x, generator, max(0.0, 1 - strength), 1 + strength)
 
     jittered = x
-    for step in torch.randperm(4, generator=generator, device=generator.device).tolist():
+    for step in torch.randperm(4, generator=on_host(generator)).tolist():
         if step == 0 and brightness:
             jittered = (jittered * factor(brightness)).clamp_(max=1)
         elif step == 1 and contrast:
@@ -115,6 +116,17 @@ def uniform(x: Tensor, generator: Generator, low: float = 0.0, high: float = 1.0
     return drawn(between, (len(x), 1, 1, 1), generator).to(x)
 
 
+def on_host(generator: Generator) -> Generator:
+    """A generator on the CPU for what decides the next operation: its numbers must not be waited for.
+
+    That of an accelerator is left as it is, and its state, which the host knows, becomes the seed of another.
+    """
+    if generator.device.type == "cpu":
+        return generator
+    digest = hashlib.sha256(generator.get_state().numpy().tobytes()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
+
 def luminance(x: Tensor) -> Tensor:
     """How bright each pixel looks, [n 1 h w]: red, green and blue weighted, or the mean of other channels."""
     if x.shape[1] != 3:
@@ -137,5 +149,5 @@ def turn_hue(x: Tensor, turn: Tensor) -> Tensor:
     hue = torch.where(green == high, 2 + (blue - red) / reach, 4 + (red - green) / reach)
     hue = torch.where(red == high, (green - blue) / reach, hue)  # in sixths of the circle
     # A channel is at `high` within one sixth of its own hue, at `low` beyond two sixths, and linear between.
-    away = (hue + 6 * turn - x.new_tensor([0, 2, 4]).view(3, 1, 1) + 3).remainder(6).sub_(3).abs_()
+    away = (hue + 6 * turn - torch.arange(0, 6, 2, device=x.device).view(3, 1, 1) + 3).remainder(6).sub_(3).abs_()
     return high - chroma * away.sub_(1).clamp_(0, 1)

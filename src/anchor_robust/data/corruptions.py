@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from ..errors import Refusal
 from ..lookup import named
 from .images import check_pixels
+from .pictures import pillow
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -22,7 +23,7 @@ def corrupt(name: str, severity: int, x: Tensor, generator: Generator) -> Tensor
     """Images x [n c h w] in [0, 1] under the corruption `name`, one of `CORRUPTIONS`; same shape, type and range.
 
     Only noise draws from the generator; one on the CPU serves images on any device. Raises Refusal for an unknown
-    name or severity, for pixels outside [0, 1], and for JPEG without pillow or on images of 2 or more than 3 channels.
+    name or severity, for pixels outside [0, 1], and for JPEG on images of 2 or more than 3 channels.
     """
     distort, strengths = named("corruption", name, CORRUPTIONS)
     if severity not in SEVERITIES:
@@ -65,17 +66,14 @@ def contrast(x: Tensor, share: float, generator: Generator) -> Tensor:
 
 def jpeg(x: Tensor, quality: float, generator: Generator) -> Tensor:
     """Compressed as a JPEG file of that quality and read again, by pillow; rounded to 8 bits on the way."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise Refusal("jpeg needs pillow, which is not installed; pip install 'anchor-robust[corruptions]'") from error
+    image_of = pillow()
     if x.shape[1] not in (1, 3):
         raise Refusal(f"jpeg of images with {x.shape[1]} channels asked for; allowed: 1 (grey) or 3 (red, green, blue)")
     pictures = []
     for picture in x.mul(255).round().byte().permute(0, 2, 3, 1).cpu():
         file = io.BytesIO()
-        Image.fromarray(picture.squeeze(2).numpy()).save(file, "JPEG", quality=int(quality))
-        with Image.open(file) as read:
+        image_of.fromarray(picture.squeeze(2).numpy()).save(file, "JPEG", quality=int(quality))
+        with image_of.open(file) as read:
             height, width = read.height, read.width
             pictures.append(torch.frombuffer(bytearray(read.tobytes()), dtype=torch.uint8).view(height, width, -1))
     return torch.stack(pictures).permute(0, 3, 1, 2).to(x).div(255)

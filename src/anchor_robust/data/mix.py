@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from scipy.special import betaincinv
 from torch import Generator, Tensor
 
+from .augment import on_host
+
 Mix = Literal["none", "mixup", "cutmix"]
 
 
@@ -30,7 +32,7 @@ def mix(x: Tensor, y: Tensor, classes: int, kind: Mix, alpha: float, generator: 
     target   share onehot(y_i) + (1 - share) onehot(y_j)
     """
     partner = torch.randperm(len(x), generator=generator, device=generator.device).to(x.device)
-    quantile, *centre = torch.rand(3, generator=generator, device=generator.device).tolist()
+    quantile, *centre = torch.rand(3, generator=on_host(generator)).tolist()
     share = float(betaincinv(alpha, alpha, quantile))  # the quantile function of Beta
     if kind == "mixup":
         images = torch.lerp(x[partner], x, share)

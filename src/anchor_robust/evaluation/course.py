@@ -13,7 +13,7 @@ from torch import Tensor
 from ..attacks import Attack, Stage
 from .protocols import Planned
 from .resuming import Compute, Ledger
-from .searching import Precision
+from .searching import COMPILED_FROM, Precision
 from .verdicts import Advance, Model, attacked, batches, predict
 
 Bar = Callable[[str, int], AbstractContextManager[Advance]]
@@ -38,11 +38,14 @@ class Endured:
 class Course:
     """What every stage runs on: `model` judges what attacks find on `search`, which computes in `precision`.
 
+    Attacks that ask for logits alone, very often, find on `queried`, the same function compiled.
+
     Images x [n c h w] on the device, labels y [n].
     """
 
     model: Model
     search: Model
+    queried: Model
     precision: Precision
     x: Tensor
     y: Tensor
@@ -92,11 +95,18 @@ class Course:
     def survivors(self, attack: Attack, indices: Tensor, name: str) -> tuple[list[int], bool]:
         # A generator of its own, so that what was finished before a kill changes nothing for what comes after.
         generator = torch.Generator(self.x.device).manual_seed(unit_seed(self.seed, name))
-        held, inside = attacked(self.model, attack, *self.of(indices), generator, self.search)
+        # By the unit, not by what was asked before, so that a resumed evaluation computes the very same.
+        search = self.queried if questions(attack) * len(indices) >= COMPILED_FROM else self.search
+        held, inside = attacked(self.model, attack, *self.of(indices), generator, search)
         return held.int().tolist(), inside
 
     def of(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         return self.x[indices.to(self.x.device)], self.y[indices.to(self.y.device)]
+
+
+def questions(attack: Attack) -> int:
+    """How many forward passes without a gradient the attack makes with each image, if it makes no others."""
+    return int(attack.describe().get("queries") or 0)
 
 
 def heading(planned: Planned, stage: Stage, turn: int) -> str:

@@ -18,7 +18,7 @@ from .course import Bar, Course, Endured, silent_bar
 from .curves import known_curves, points
 from .protocols import PAPER_EPS, Engine, Planned, known_attacks, plan
 from .resuming import Ledger
-from .searching import Precision, laid_out, searched
+from .searching import Precision, laid_out, queried, searched
 from .summaries import summary
 from .verdicts import Model, batches, check_labels, evaluating
 
@@ -94,8 +94,8 @@ def measure(
         stages = [[each.name, each.conventions(), described(each)] for each in planned]
         drawn = [described(point) for curve in sketched.values() for point in curve]
         ledger.open(stages=stages, curves=drawn, batch_size=batch_size, seed=seed, search=search, data=data)
-        fast = searched(model, search, x[:batch_size], len(x) * sum(map(passes, planned)))
-        course = Course(model, fast, search, x, y, batch_size, seed, ledger, bar)
+        fast = searched(model, search, x[:batch_size])
+        course = Course(model, fast, queried(fast, x.device), search, x, y, batch_size, seed, ledger, bar)
         predictions, seconds = course.predictions()
         correct = predictions == y.cpu()
         outcomes = {"label": y.cpu().numpy(), "clean_prediction": predictions.numpy()}
@@ -150,7 +150,7 @@ def searched_again(course: Course, planned: Planned, endured: Endured) -> tuple[
     sample = torch.zeros_like(endured.held)
     for indices in batches(endured.held, course.batch_size)[:1]:
         sample[indices] = True
-    exact = replace(course, search=course.model)
+    exact = replace(course, search=course.model, queried=course.model)
     again = exact.endure(replace(planned, name=f"{planned.name} float32", label=f"{planned.label} float32"), sample)
     fell = int((sample & ~again.held).sum())
     told = {
@@ -171,12 +171,6 @@ def recheck(inside: bool) -> dict[str, str]:
         "verdict": "pass" if inside else "warn",
         "detail": passed if inside else warned,
     }
-
-
-def passes(planned: Planned) -> int:
-    """How often an image that withstands it all goes through the model."""
-    told = described(planned)
-    return sum((each.get("queries") or each["steps"] or 1) * (each["restarts"] or 1) for each in told)
 
 
 def described(planned: Planned) -> list[dict[str, Any]]:

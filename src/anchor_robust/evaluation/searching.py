@@ -12,7 +12,7 @@ from .verdicts import Model
 
 Precision = Literal["float32", "bf16"]
 TOLERANCE = 1e-4  # of the largest logit
-COMPILED_FROM = 500_000  # image passes; below, compiling (half a minute) takes longer than it saves
+COMPILED_FROM = 250_000  # forward passes of an image; below, compiling (half a minute) takes longer than it saves
 
 log = logging.getLogger(__name__)
 
@@ -39,49 +39,46 @@ def laid_out(model: Model, x: Tensor) -> Tensor:
 
 
 class Compiled(nn.Module):
-    """A twin compiled twice: with its weights frozen in for forward passes, which Square takes by the thousand, and for
-    gradients."""
+    """A twin compiled with its weights frozen in, for attacks that ask for logits by the thousand; lazily, at the first
+    question, and only if the two then agree. Gradients go through the twin as it is: compiling gains them little."""
 
     def __init__(self, twin: nn.Module) -> None:
         super().__init__()
         self.twin = twin
         # Of any batch size: images leave the batch as they fall.
         self.answers = torch.compile(twin, dynamic=True, options={"freezing": True})
-        self.climbs = torch.compile(twin, dynamic=True)
+        self.trusted: bool | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad:
-            return self.climbs(x)
+            return self.twin(x)
+        if self.trusted is None:
+            self.trusted = self.trial(x)
         with torch.no_grad():
-            return self.answers(x)
+            return self.answers(x) if self.trusted else self.twin(x)
+
+    def trial(self, x: Tensor) -> bool:
+        try:
+            return agree(self.twin, self.answers, x, TOLERANCE)
+        except Exception as error:  # what a compiler stumbles over is not ours to foresee
+            log.debug("not compiled: %s", error)
+            return False
 
 
-def compiled(twin: Model, model: Model, x: Tensor) -> Model:
-    """`twin` compiled, if it compiles and answers as `model` does on images x [n c h w]; else as it is."""
-    if not isinstance(twin, nn.Module):
-        return twin
-    try:
-        fast = Compiled(twin)
-        return fast if agree(model, fast, x, TOLERANCE) else twin
-    except Exception as error:  # what a compiler stumbles over is not ours to foresee
-        log.debug("not compiled: %s", error)
-        return twin
-
-
-def searched(model: Model, precision: Precision, x: Tensor, passes: int = 0) -> Model:
-    """A faster form of `model` in evaluation mode; `x` [n c h w] are images on which the two have to agree.
-
-    `passes` is how many images will go through it in all: from COMPILED_FROM on, a float32 twin is compiled where the
-    processor has a compiler at hand.
-    """
+def searched(model: Model, precision: Precision, x: Tensor) -> Model:
+    """A faster form of `model` in evaluation mode; `x` [n c h w] are images on which the two have to agree."""
     twin = folded(model, torch.bfloat16 if precision == "bf16" else torch.float32)
     fast = InBf16(twin or model) if precision == "bf16" else twin or model
     if twin and not agree(model, fast, x, 0.1 if precision == "bf16" else TOLERANCE):
         # A forward that tracing did not see whole: attacks on another function would find too little.
         return InBf16(model) if precision == "bf16" else model
-    if twin and precision == "float32" and passes >= COMPILED_FROM and environment.has_compiler(x.device):
-        return compiled(fast, model, x)
     return fast
+
+
+def queried(search: Model, device: torch.device) -> Model:
+    """What attacks search on that put COMPILED_FROM questions or more: `search` compiled, where that is possible."""
+    on_processor = device.type == "cpu" and environment.has_compiler(device)
+    return Compiled(search) if isinstance(search, Folded) and on_processor else search
 
 
 def folded(model: Model, dtype: torch.dtype) -> nn.Module | None:

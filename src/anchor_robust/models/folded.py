@@ -89,12 +89,13 @@ class Folded(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with self.autocast(x):
-            return self.twin(x)[0]
+            # A copy, as a graph replayed on CUDA writes its results to the same place each time.
+            return self.twin(x)[0].clone()
 
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [n c h w] -> logits [n k] and unit embedding [n p], as the classifier gives them."""
         with self.autocast(x):
-            logits, features = self.twin(x)
+            logits, features = (each.clone() for each in self.twin(x))
             projected = features if self.projection is None else self.projection(features)
         return logits, F.normalize(projected.float(), dim=1)
 

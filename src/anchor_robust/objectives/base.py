@@ -33,8 +33,9 @@ class Learner:
     batch, and distributed training allows only one pass through its wrapper.
 
     `progress` is the share of the training that is done, for what changes on the way. `targets` [n k] are the classes'
-    shares of mixed images (mixup, CutMix), whose labels are then those of the larger share. `micro_batch`, if not 0, is
-    how many images are attacked at a time.
+    shares of mixed images (mixup, CutMix), whose labels are then those of the larger share. `trusted` spares the attack
+    a look at its pixels, for which it would have to wait. `micro_batch`, if not 0, is how many images are attacked at a
+    time.
     """
 
     net: Embedder
@@ -45,6 +46,7 @@ class Learner:
     label_smoothing: float = 0.0
     progress: float = 0.0
     targets: Tensor | None = None
+    trusted: bool = False
     micro_batch: int = 0
 
     def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -73,8 +75,10 @@ class Learner:
         `attack` in place of the recipe's is usually a variant of it: `dataclasses.replace(learner.attack, loss="kl")`.
         """
         search = attack or self.attack
-        each = parts(len(x), self.micro_batch, generator)
-        attacked = [search(self.net, x[part], y[part], generator=own) for part, own in each]
+        attacked = [
+            search(self.net, x[part], y[part], generator=own, trusted=self.trusted)
+            for part, own in parts(len(x), self.micro_batch, generator)
+        ]
         return torch.cat(attacked) if len(attacked) > 1 else attacked[0]
 
 

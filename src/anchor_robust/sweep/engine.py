@@ -128,22 +128,23 @@ def sweep(
     for name in {recipe.data.name for recipe in recipes}:
         data.load(name, "train", data_dir)
     claim(asked.out, asked.identity)
-    if tries is None:
-        asked.take_stock(points)
-    count, kind = (len(points), "combinations") if tries is None else (tries, "tries")
-    display.line(f"{asked.out}: {count} {kind} x {seeds} seeds = {count * seeds} runs")
-    asked.write()
-    try:
+    with runs.alone(asked.out):
         if tries is None:
-            for point in points:
-                asked.visit(point)
-        else:
-            axes.search(swept, whole_numbers(swept, recipes[0]), tries, asked.visit)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"stopped after {len(asked.found)} runs; the same anchor sweep command goes on"
-        ) from None
-    return asked.write(), asked.out
+            asked.take_stock(points)
+        count, kind = (len(points), "combinations") if tries is None else (tries, "tries")
+        display.line(f"{asked.out}: {count} {kind} x {seeds} seeds = {count * seeds} runs")
+        asked.write()
+        try:
+            if tries is None:
+                for point in points:
+                    asked.visit(point)
+            else:
+                axes.search(swept, whole_numbers(swept, recipes[0]), tries, asked.visit)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"stopped after {len(asked.found)} runs; the same anchor sweep command goes on"
+            ) from None
+        return asked.write(), asked.out
 
 
 def settled(source: str, settings: Sequence[str], point: Point, seed: int) -> Recipe:

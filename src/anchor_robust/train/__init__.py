@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,20 @@ from ..data import ImageSet
 from ..display import Display
 from ..errors import Refusal
 from ..recipe import Recipe, settle
+from . import tracking
+from .explanation import Explanation, explained
+from .followers import Follower, follower
 from .launch import launched
 from .loop import Interrupted, fit, save_state, shuffled, validate
-from .setup import Training, build, circumstances, precision, searched
+from .setup import Training, accelerate, build, circumstances, precision, searched
 
 __all__ = [
     "Interrupted",
     "Training",
+    "accelerate",
     "build",
     "circumstances",
+    "explain",
     "fit",
     "heard",
     "launched",
@@ -39,22 +45,35 @@ def start(
     run: Path,
     data_dir: str | None,
     display: Display,
+    logger: str | None = None,
     devices: int | None = None,
     nodes: int | None = None,
 ) -> Path:
-    """Train `recipe` into the new directory `run`, in one process or several (see `launched`)."""
+    """Train `recipe` into the new directory `run`, in one process or several (see `launched`).
+
+    `logger` is tensorboard, mlflow or wandb, if the run has one.
+    """
+    kept = {"logger": {"name": logger, "key": uuid.uuid4().hex}} if logger else {}
     with launched(devices, nodes, precision(recipe)) as fabric:
         with processes.refusing_together():
             if processes.first():
                 runs.check_free(run)
+            loggers = following(kept, run)
         training = build(recipe, loaded(recipe, data_dir, fabric.local_rank == 0), run, fabric)
+        training.loggers = loggers
         if processes.first():
             with runs.beginning(run):
                 runs.write_text(run / runs.RECIPE, recipe.text())
-                runs.write_json(run / runs.ENVIRONMENT, circumstances(training))
+                runs.write_json(run / runs.ENVIRONMENT, circumstances(training) | kept)
                 save_state(training, State())
-        fit(training, State(), heard(display))
+                tracking.begin(training)
+        go_on(training, State(), heard(display))
     return run
+
+
+def explain(recipe: Recipe, data_dir: str | None) -> Explanation:
+    """What `start` would do to be fast, and what it would cost."""
+    return explained(build(recipe, data.load(recipe.data.name, "train", data_dir), Path()))
 
 
 def resume(
@@ -66,18 +85,28 @@ def resume(
     """
     saved = checkpoint.read_state(run / runs.LAST)
     recipe = settle(str(run / runs.RECIPE))
+    before = runs.read_json(run / runs.ENVIRONMENT)
     with launched(devices, nodes, precision(recipe)) as fabric:
-        training = build(recipe, loaded(recipe, data_dir, fabric.local_rank == 0), run, fabric)
         with processes.refusing_together():
-            before = runs.read_json(run / runs.ENVIRONMENT)["data"]
-            if before != circumstances(training)["data"]:
+            loggers = following(before, run)
+        training = build(recipe, loaded(recipe, data_dir, fabric.local_rank == 0), run, fabric)
+        training.loggers = loggers
+        with processes.refusing_together():
+            if before["data"] != circumstances(training)["data"]:
                 raise Refusal(f"{run} was trained on other images than {recipe.data.name} now holds; give it those")
             state = restore(training, saved)
             if processes.first():
                 runs.clear_partial(run)
                 runs.keep_metrics(run, state.step)
-        fit(training, state, heard(display))
+                tracking.begin(training)
+        go_on(training, state, heard(display))
     return run
+
+
+def go_on(training: Training, state: State, display: Display) -> None:
+    with tracking.followed(training, display):
+        accelerate(training, display)
+        fit(training, state, display)
 
 
 def loaded(recipe: Recipe, data_dir: str | None, ahead: bool) -> ImageSet:
@@ -92,6 +121,12 @@ def loaded(recipe: Recipe, data_dir: str | None, ahead: bool) -> ImageSet:
 def heard(display: Display) -> Display:
     """The display in the process that speaks, one that shows nothing in all others."""
     return display if processes.first() else Display(Console(file=io.StringIO()))
+
+
+def following(environment: dict[str, Any], run: Path) -> list[Follower]:
+    """The logger that a run was started with, if any, as its environment.json names it; for the first process."""
+    kept = environment.get("logger")
+    return [follower(kept["name"], run, kept["key"])] if kept and processes.first() else []
 
 
 def restore(training: Training, saved: dict[str, Any]) -> State:

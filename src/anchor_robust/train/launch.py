@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -24,21 +24,24 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 NAMES = ("forward_sync_buffers", "broadcast_buffers")
 KNOWN = inspect.signature(DistributedDataParallel).parameters
 OWN_BUFFERS: dict[str, Any] = {next(name for name in NAMES if name in KNOWN): False}
+Precision = Literal["bf16-mixed", "32-true"]
 LOST = ("gloo", "NCCL", "TCPStore", "Broken pipe")  # in what a collective raises when another process is gone
 
 
-def fabric(precision: str = "32-true", devices: int = 1, nodes: int = 1) -> Fabric:
+def fabric(precision: Precision = "32-true", devices: int = 1, nodes: int = 1) -> Fabric:
     """Fabric on the accelerator, or on processors where there is none; several of them average their gradients."""
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     strategy = DDPStrategy(**OWN_BUFFERS) if devices * nodes > 1 else "auto"
     try:
-        return Fabric(accelerator=kind, strategy=strategy, devices=devices, num_nodes=nodes, precision=precision)  # type: ignore[arg-type]
+        return Fabric(accelerator=kind, strategy=strategy, devices=devices, num_nodes=nodes, precision=precision)
     except Exception as error:
         raise Refusal(f"--devices {devices} --nodes {nodes} given; {one_line(error)}") from error
 
 
 @contextmanager
-def launched(devices: int | None = None, nodes: int | None = None, precision: str = "32-true") -> Iterator[Fabric]:
+def launched(
+    devices: int | None = None, nodes: int | None = None, precision: Precision = "32-true"
+) -> Iterator[Fabric]:
     """As many processes as are asked for, each of which runs the body; without a wish those that torchrun or srun made.
 
     The command that is running is started once more for each further device. An error in one process ends them all, and

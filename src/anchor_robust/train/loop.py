@@ -1,19 +1,23 @@
 """The walk through the epochs: step, validate, keep the best weights, save."""
 
+import math
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import checkpoint, processes, runs
+from .. import checkpoint, environment, processes, runs
 from ..checkpoint import State
-from ..display import Display, told
+from ..display import Display, Plan
 from ..evaluation import evaluating, withstand
 from ..interrupt import interruptible
 from ..models import LogitsOnly
 from ..optimise import learning_rate
 from .setup import Training, searched
+from .tracking import track
 from .update import STRIDE, check_finite, step, to_read
 
 
@@ -27,18 +31,17 @@ def fit(training: Training, state: State, display: Display) -> None:
     per_epoch = len(training.train) // settings.batch_size
     steps = per_epoch * settings.epochs
     for warning in recipe.warnings():
-        display.line(f"warning: {warning}")
-    display.line(f"{recipe.name}: {settings.epochs} epochs of {per_epoch} steps, run {training.run}")
-    images = display.bar(recipe.name, steps * settings.batch_size, state.step * settings.batch_size)
+        display.warning(warning)
     own_generator = torch.random.fork_rng([training.fabric.device] if training.fabric.device.type == "cuda" else [])
-    with interruptible() as stop_asked, own_generator, images as advance:
+    with interruptible() as stop_asked, own_generator, display.training(plan(training, state, per_epoch)) as observer:
         while state.step < steps:
             epoch = state.step // per_epoch
             order = shuffled(len(training.train), recipe.seed, epoch).to(training.train.images.device)
             batches = order[: per_epoch * settings.batch_size].split(settings.batch_size)
             started, first = time.perf_counter(), state.step
+            point = partial(log_point, training, state, steps, first, started)
             while state.step < (epoch + 1) * per_epoch:
-                if processes.any_says(stop_asked()):
+                if stopping(training, state, stop_asked):
                     state.seconds += time.perf_counter() - started
                     save_state(training, state)
                     raise Interrupted(f"stopped at step {state.step}; anchor train --resume {training.run} goes on")
@@ -46,26 +49,62 @@ def fit(training: Training, state: State, display: Display) -> None:
                 for following in batches[place + 1 : place + 2]:
                     training.train.ahead(to_read(training, following))
                 state.add(step(training, state.step, steps, batches[place]))
-                advance(settings.batch_size)
-            elapsed = time.perf_counter() - started
-            state.seconds += elapsed
-            line = {"step": state.step, "epoch": epoch + 1, "lr": learning_rate(settings, state.step - 1, steps)}
-            line |= state.means() | {"images_per_s": round((state.step - first) * settings.batch_size / elapsed, 1)}
+                observer.step(point)
+            line = point()
+            state.turn()
+            state.seconds += time.perf_counter() - started
             check_finite(training, state.step)
             if (epoch + 1) % recipe.validation.every == 0 or state.step == steps:
                 line |= validate(training)
                 keep_best(training, state, line)
-            line["seconds"] = round(state.seconds, 1)
             if processes.first():
                 runs.append_metrics(training.run, line)
             save_state(training, state)
-            display.line(told(f"epoch {epoch + 1}/{settings.epochs}", line))
+            observer.epoch(line)
+            track(training, line, display)
             if warning := recipe.objective.warning(line, settings.batch_size):
-                display.line(f"warning: {warning}")
+                display.warning(warning)
         if processes.any_says(stop_asked()):
             raise Interrupted(f"stopped at the end: {training.run} is finished")
-    selected = f"{recipe.objective.selects_on} accuracy {state.best:.1%} on the validation split"
-    display.line(f"finished: {training.run / runs.WEIGHTS} has {selected}; next: anchor evaluate {training.run}")
+        observer.finished(training.run / runs.WEIGHTS, state.best)
+
+
+def stopping(training: Training, state: State, asked: Callable[[], bool]) -> bool:
+    """Whether to stop: alone at once; several processes ask each other as seldom as they wait for the device."""
+    if processes.count() == 1:
+        return asked()
+    return state.step % training.patience == 0 and processes.any_says(asked())
+
+
+def plan(training: Training, state: State, per_epoch: int) -> Plan:
+    recipe, settings = training.recipe, training.recipe.optimise
+    best = state.best if state.best >= 0 else None
+    return Plan(
+        name=recipe.name,
+        run=training.run,
+        epochs=settings.epochs,
+        steps_per_epoch=per_epoch,
+        batch_size=settings.batch_size,
+        selects_on=recipe.objective.selects_on,
+        done=state.step,
+        best=best,
+    )
+
+
+def log_point(training: Training, state: State, steps: int, first: int, started: float) -> dict[str, Any]:
+    """Where training stands: the epoch's means so far, and its speed since step `first` at the time `started`."""
+    settings = training.recipe.optimise
+    means = state.means()  # asked for before the clock is read: it waits for what the device has queued
+    elapsed = time.perf_counter() - started
+    return {
+        "step": state.step,
+        "epoch": math.ceil(state.step * settings.epochs / steps),
+        "lr": learning_rate(settings, state.step - 1, steps),
+        **means,
+        "images_per_s": round((state.step - first) * settings.batch_size / elapsed, 1),
+        "memory_mb": round(environment.peak_memory(training.fabric.device) / 1e6),
+        "seconds": round(state.seconds + elapsed, 1),
+    }
 
 
 def validate(training: Training) -> dict[str, float]:

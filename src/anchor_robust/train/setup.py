@@ -1,7 +1,7 @@
 """From a recipe to everything that training works with."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,25 @@ from torch import Tensor, nn
 
 from .. import data, environment, processes
 from ..data import ImageSet, augment
+from ..display import Display
 from ..draws import PartGenerator
 from ..errors import Refusal
 from ..models import Classifier, Folded, backbone, synced
 from ..objectives import Learner
-from ..optimise import Average, sgd
+from ..optimise import Average, Optimise, sgd
 from ..recipe import Recipe
-from . import launch
+from . import fast, launch
+from .followers import Follower
 
-COMPILED_FROM = 200_000  # images in all; below, compiling (half a minute) takes longer than it saves
+PATIENCE = 100  # steps on an accelerator from one look at pixels and losses to the next: looking is waiting
 
 
 @dataclass
 class Training:
-    """What `fit` works with; `train` and `validation` lie on the device."""
+    """What `fit` works with; `train` and `validation` lie on the device.
+
+    The losses of up to `patience` steps, with the steps' numbers, wait in `unread` to be looked at.
+    """
 
     fabric: Fabric
     recipe: Recipe
@@ -39,6 +44,9 @@ class Training:
     average: Average[Classifier]
     generator: torch.Generator
     header: dict[str, Any]
+    patience: int = 1
+    unread: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)
+    loggers: list[Follower] = field(default_factory=list)
 
 
 def build(recipe: Recipe, images: ImageSet, run: Path, fabric: Fabric | None = None) -> Training:
@@ -66,11 +74,6 @@ def build(recipe: Recipe, images: ImageSet, run: Path, fabric: Fabric | None = N
     alone = processes.count() == 1
     wrapped, optimizer = fabric.setup(network if alone else synced(network), sgd(network, settings))
     search = searched(network, fabric)
-    forward = wrapped if alone else connected(wrapped)
-    if settings.compile == "auto" and repays_compiling(fabric.device, len(train_images) * settings.epochs):
-        search.twin.compile(dynamic=False)
-        # Between processes, what they tell each other would cut the graph into many.
-        forward = torch.compile(wrapped, dynamic=False) if alone else forward
     return Training(
         fabric=fabric,
         recipe=recipe,
@@ -82,7 +85,7 @@ def build(recipe: Recipe, images: ImageSet, run: Path, fabric: Fabric | None = N
         search=search,
         learner=Learner(
             net=search,
-            forward=forward,
+            forward=wrapped if alone else connected(wrapped),
             attack=recipe.attack.at(recipe.threat, 1.0),
             light=lambda x, g: augment.light(x, recipe.data.crop, recipe.data.flip, g),
             strong=lambda x, g: augment.strong(x, recipe.data.flip, g),
@@ -102,6 +105,7 @@ def build(recipe: Recipe, images: ImageSet, run: Path, fabric: Fabric | None = N
             "data": images.name,
             "recipe": recipe.text(),
         },
+        patience=PATIENCE if fabric.device.type == "cuda" else 1,
     )
 
 
@@ -118,11 +122,10 @@ def connected(wrapped: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     return forward
 
 
-def precision(recipe: Recipe) -> str:
+def precision(recipe: Recipe) -> launch.Precision:
     """Fabric's name of the precision that the recipe asks for on this machine."""
-    asked, device = recipe.optimise.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bf16 = asked == "bf16" or (asked == "auto" and environment.has_bf16(device))
-    return "bf16-mixed" if bf16 else "32-true"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return "bf16-mixed" if fast.bf16(recipe.optimise, device).taken else "32-true"
 
 
 def check_divisible(batch_size: int, processes: int, micro_batch: int) -> None:
@@ -134,15 +137,40 @@ def check_divisible(batch_size: int, processes: int, micro_batch: int) -> None:
         raise Refusal(f"optimise.micro_batch {micro_batch} given; allowed: what divides a process's {each} images")
 
 
-def repays_compiling(device: torch.device, images: int) -> bool:
-    """Whether a run over so many images is long enough on a processor that has a compiler at hand."""
-    return images >= COMPILED_FROM and environment.has_compiler(device)
+def at_a_time(settings: Optimise) -> int:
+    """Images that a process attacks and passes through the network at once."""
+    each = settings.batch_size // processes.count()
+    return min(settings.micro_batch or each, each)
+
+
+def compiling(training: Training) -> fast.FastPath:
+    settings = training.recipe.optimise
+    return fast.compiling(settings, training.fabric.device, len(training.train) * settings.epochs)
+
+
+def accelerate(training: Training, display: Display) -> None:
+    """Compile what a long run goes through, if a trial of the search gives the gradients of the plain one."""
+    if not compiling(training).taken:
+        return
+    display.line("compiling, which takes a minute or two; --optimise.compile never does without")
+    learner, batch = training.learner, slice(at_a_time(training.recipe.optimise))
+    x = training.train.pixels(batch).contiguous(memory_format=torch.channels_last)
+    x = learner.light(x, torch.Generator(x.device).manual_seed(0))
+    training.search.refresh()
+    search = searched(training.network, training.fabric)
+    if fault := fast.compiled(search, training.search, x, training.train.labels[batch]):
+        display.line(f"not compiled, which costs time and changes nothing else: {fault}")
+        return
+    training.search = search
+    training.learner = replace(learner, net=search)
+    # Between processes, what they tell each other would cut the graph of the training pass into many.
+    if processes.count() == 1:
+        training.learner = replace(training.learner, forward=torch.compile(training.wrapped, dynamic=False))
 
 
 def circumstances(training: Training) -> dict[str, Any]:
     """What the numbers of a run depend on beside its recipe."""
-    batch_size, micro_batch = training.recipe.optimise.batch_size, training.recipe.optimise.micro_batch
-    each = batch_size // processes.count()
+    settings = training.recipe.optimise
     splits = {
         split.split: {"images": len(split), "sha256": split.sha256} for split in (training.train, training.validation)
     }
@@ -150,7 +178,11 @@ def circumstances(training: Training) -> dict[str, Any]:
         **environment.describe(training.fabric.device),
         "precision": training.fabric.strategy.precision.precision,
         "processes": processes.count(),
-        "batch": {"global": batch_size, "process": each, "at_a_time": min(micro_batch or each, each)},
+        "batch": {
+            "global": settings.batch_size,
+            "process": settings.batch_size // processes.count(),
+            "at_a_time": at_a_time(settings),
+        },
         "passes": training.recipe.passes(),
         "parameters": sum(parameter.numel() for parameter in training.network.parameters()),
         "data": {"name": training.train.name, **splits},

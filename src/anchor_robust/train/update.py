@@ -26,7 +26,7 @@ def step(training: Training, number: int, steps: int, indices: Tensor) -> dict[s
     # What draws from the global generator, such as a dropout layer, is a function of seed and step too.
     torch.manual_seed(global_seed(recipe.seed, number, processes.index()))
     training.search.refresh()
-    learner, x, y = batch(training, indices, (number + 1) / steps)
+    learner, x, y = batch(training, indices, number, steps)
     weights: AbstractContextManager[None] = nullcontext()
     if settings.awp and number >= settings.awp_from * steps:
         learner = Replaying.of(learner)
@@ -53,9 +53,10 @@ def to_read(training: Training, indices: Tensor) -> Tensor:
     return indices if training.recipe.data.mix != "none" else indices[processes.part(len(indices))]
 
 
-def batch(training: Training, indices: Tensor, progress: float) -> tuple[Learner, Tensor, Tensor]:
+def batch(training: Training, indices: Tensor, number: int, steps: int) -> tuple[Learner, Tensor, Tensor]:
     """This process's images and labels of a step, mixed if the recipe says so, and the learner at this point."""
-    recipe, own, read = training.recipe, processes.part(len(indices)), to_read(training, indices)
+    recipe, progress = training.recipe, (number + 1) / steps
+    own, read = processes.part(len(indices)), to_read(training, indices)
     x = training.train.pixels(read).contiguous(memory_format=torch.channels_last)
     y, targets = training.train.labels[read], None
     if recipe.data.mix != "none":
@@ -63,7 +64,8 @@ def batch(training: Training, indices: Tensor, progress: float) -> tuple[Learner
         mixed = mix(x, y, classes, recipe.data.mix, recipe.data.mix_alpha, training.generator)
         x, y, targets = mixed.images[own], mixed.labels[own], mixed.targets[own]
     attack = recipe.attack.at(recipe.threat, progress)
-    return replace(training.learner, attack=attack, progress=progress, targets=targets), x, y
+    trusted = number % training.patience > 0
+    return replace(training.learner, attack=attack, progress=progress, targets=targets, trusted=trusted), x, y
 
 
 def descend(training: Training, learner: Learner, x: Tensor, y: Tensor, number: int) -> dict[str, Tensor]:
@@ -77,9 +79,10 @@ def descend(training: Training, learner: Learner, x: Tensor, y: Tensor, number: 
     outcome = training.recipe.objective(learner, x, y, training.generator)
     rightly = (outcome.logits.argmax(1) == y).float().mean()
     reported = processes.averaged({"loss": outcome.loss, **outcome.parts, "batch_accuracy": rightly})
-    if not torch.isfinite(reported["loss"]):
-        told = ", ".join(f"{name} {reported[name].item():.4g}" for name in outcome.parts)
-        raise Refusal(diverged(training, f"the loss is {reported['loss'].item()} at step {number} ({told})"))
+    losses = {name: reported[name].detach() for name in ("loss", *outcome.parts)}
+    training.unread.append((number, losses))
+    if len(training.unread) >= training.patience:
+        check_losses(training)
     training.optimizer.zero_grad()
     training.fabric.backward(outcome.loss)
     if in_parts:
@@ -128,6 +131,18 @@ def diverged(training: Training, what: str) -> str:
     return f"{what}; the last good checkpoint is {good}; lower optimise.lr or set optimise.clip, and start anew"
 
 
+def check_losses(training: Training) -> None:
+    """Look at the losses of the steps since the last look, all in one wait for the device."""
+    unread, training.unread = training.unread, []
+    if not unread or torch.isfinite(torch.stack([losses["loss"] for _, losses in unread])).all():
+        return
+    number, losses = next(each for each in unread if not torch.isfinite(each[1]["loss"]))
+    parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items() if name != "loss")
+    raise Refusal(diverged(training, f"the loss is {losses['loss'].item()} at step {number} ({parts})"))
+
+
 def check_finite(training: Training, state_step: int) -> None:
+    """Refuse to go on from losses or weights that are not finite: before anything is measured or written."""
+    check_losses(training)
     if not all(torch.isfinite(parameter).all() for parameter in training.network.parameters()):
         raise Refusal(diverged(training, f"the weights are no longer finite after step {state_step - 1}"))

@@ -1,0 +1,151 @@
+"""Attacking single pictures: search, end on the grey levels that a file can hold, save, read back, and tell.
+
+The verdict is that of the file as it lies there. PNG loses nothing, so whoever opens it has the very pixels that were
+judged here.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import runs
+from .attacks import GreyLevels
+from .attacks.grey_levels import LEVELS
+from .data import pictures
+from .errors import Refusal
+from .evaluation import PROTOCOLS, evaluating
+from .evaluation.protocols import Planned, plan
+from .lookup import named
+from .report.attacked import spelled
+from .subject import Named, Target, ball_asked, under_attack
+from .threat import Ball, Norm
+
+TOP = 3  # classes whose probabilities are told
+Answer = list[tuple[str, float]]  # the likeliest classes with their probabilities
+
+
+def attack_pictures(
+    files: Sequence[Path],
+    *,
+    source: str | None,
+    attack: str = "pgd20",
+    label: str | None = None,
+    norm: Norm | None = None,
+    eps: float | None = None,
+    seed: int = 0,
+    out: Path,
+    model: str | None = None,
+    model_args: str | None = None,
+    dataset: str | None = None,
+    normalize: str | None = None,
+    data_dir: str | None = None,
+) -> dict[str, Any]:
+    """Attack the pictures in `files` one by one, and write two files for each into `out`.
+
+    `source`, `model` and so on name the model (see `subject`), `attack` a protocol. The attack leads away from the
+    class `label`, or from the model's own answer to each picture. Returns what was done and what became of each:
+    its verdict is `fooled`, `held`, `rounded` (fooled in floating point alone) or `wrong` (before any attack).
+    """
+    named("attack", attack, PROTOCOLS)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    target = under_attack(Named(source, model, model_args, dataset, normalize, data_dir), device)
+    ball = ball_asked(target.ball, norm, eps)
+    if LEVELS * ball.eps < 1 - 1e-9:
+        raise Refusal(f"eps {ball.eps:g} given; allowed: 1/255 = 0.0039 or more, as no file of 8 bits holds less")
+    if label is not None:
+        named("class", label, dict.fromkeys(target.classes))
+    planned = plan([attack], ball, len(target.classes))[0]
+    read = [pictures.read(file, target.shape) for file in files]
+    with runs.writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    gallery = Gallery(target, planned, ball, label, seed, device)
+    with evaluating(target.model, device):
+        told = [
+            {"picture": str(file), "note": note, **gallery.attack(picture, out / stem)}
+            for file, (picture, note), stem in zip(files, read, distinct(files), strict=True)
+        ]
+    stages = [{"stage": stage.name} for stage in planned.stages] if len(planned.stages) > 1 else None
+    return {
+        "model": source or model,
+        "note": target.note,
+        "attack": {"attack": attack, **planned.conventions(), "norm": ball.norm, "eps": ball.eps, "stages": stages},
+        "label": label,
+        "pictures": told,
+    }
+
+
+def distinct(files: Sequence[Path]) -> list[str]:
+    """The files' names without their suffixes; with a number where an earlier one has the same."""
+    seen: Counter[str] = Counter()
+    names = []
+    for file in files:
+        seen[file.stem] += 1
+        names.append(f"{file.stem}-{seen[file.stem]}" if seen[file.stem] > 1 else file.stem)
+    return names
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What all pictures of one call have in common; a `label` of None stands for the model's own answers."""
+
+    target: Target
+    planned: Planned
+    ball: Ball
+    label: str | None
+    seed: int
+    device: torch.device
+
+    def attack(self, picture: Tensor, stem: Path) -> dict[str, Any]:
+        """Attack one picture, uint8 [c h w], and write its files, whose names begin with `stem`."""
+        before = self.answer(picture)
+        label = self.label or before[0][0]
+        told = {"label": label, "before": before}
+        if before[0][0] != label:
+            return told | {"verdict": "wrong"}
+        x, y = self.batch(picture), torch.tensor([self.target.classes.index(label)], device=self.device)
+        found, fooled = self.search(x, y)
+        on_levels = GreyLevels(self.ball, found)(self.target.model, x, y)
+        adversarial, comparison = (Path(f"{stem}-{kind}.png") for kind in ("attacked", "compared"))
+        runs.write_bytes(adversarial, pictures.png((on_levels[0] * LEVELS).round().byte()))
+        saved, _ = pictures.read(adversarial, self.target.shape)
+        if not self.ball.contains(self.batch(saved), x):
+            raise RuntimeError(f"{adversarial} lies outside the ball")
+        after = self.answer(saved)
+        captions = (spelled(before[:1]), f"change x {pictures.AMPLIFIED}", spelled(after[:1]))
+        runs.write_bytes(comparison, pictures.side_by_side(picture, saved, captions))
+        return told | {
+            "after": after,
+            "verdict": "fooled" if after[0][0] != label else "rounded" if fooled else "held",
+            "levels": int((saved.short() - picture.short()).abs().max()),
+            "distance": float(self.ball.distance(self.batch(saved), x)),
+            "adversarial": str(adversarial),
+            "comparison": str(comparison),
+        }
+
+    def search(self, x: Tensor, y: Tensor) -> tuple[Tensor, bool]:
+        """The first adversarial image [1 c h w] that a stage finds, or where the last one ended; was it found?"""
+        generator, found = torch.Generator(self.device).manual_seed(self.seed), x
+        for attack in (attack for stage in self.planned.stages for attack in stage.attacks):
+            found = attack(self.target.model, x, y, generator=generator)
+            if self.probabilities(found).argmax() != y:
+                return found, True
+        return found, False
+
+    def answer(self, picture: Tensor) -> Answer:
+        likeliest = self.probabilities(self.batch(picture)).topk(min(TOP, len(self.target.classes)))
+        names = [self.target.classes[place] for place in likeliest.indices.tolist()]
+        return list(zip(names, likeliest.values.tolist(), strict=True))
+
+    @torch.no_grad()
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Of the classes, [k], for one image [1 c h w]."""
+        return self.target.model(x).float().softmax(1)[0]
+
+    def batch(self, picture: Tensor) -> Tensor:
+        """A picture, uint8 [c h w], as the model takes it: [1 c h w] in [0, 1]."""
+        return picture[None].to(self.device).float() / LEVELS

@@ -1,0 +1,318 @@
+"""The fast paths of training: the same numbers as the plain ones, and no step that waits for the device."""
+
+import dataclasses
+import functools
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from anchor_robust import data, environment, runs, train
+from anchor_robust.attacks import PGD
+from anchor_robust.checkpoint import State
+from anchor_robust.cli import main
+from anchor_robust.data import augment
+from anchor_robust.display import Display
+from anchor_robust.errors import Refusal
+from anchor_robust.objectives import Step
+from anchor_robust.recipe import settle
+from anchor_robust.threat import Ball
+from anchor_robust.train.loop import save_state
+
+SMALL = ("--optimise.batch_size=128", "--model.width=4", "--attack.steps=2", "--validation.images=200")
+BATCH = torch.arange(128)
+
+
+def built(run: Path, *settings: str, patience: int = 1) -> train.Training:
+    training = train.build(settle("digits-anchor", [*SMALL, *settings]), data.load("digits", "train"), run)
+    training.patience = patience
+    return training
+
+
+class NothingWaits(TorchFunctionMode):
+    """Raises where a value would travel from an accelerator to the host, or back: there the processor has to wait.
+
+    What is drawn from a generator that `on_host` gave is the host's own, and may be looked at.
+    """
+
+    WAITING = frozenset(("item", "tolist", "cpu", "numpy", "nonzero", "equal", "allclose", "unique")) | frozenset(
+        ("new_tensor", "tensor", "as_tensor", "__bool__", "__float__", "__int__", "__index__", "__contains__")
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generators: list[torch.Generator] = []
+        self.drawn: list[Tensor] = []
+
+    def on_host(self, generator: torch.Generator) -> torch.Generator:
+        self.generators.append(torch.Generator().manual_seed(generator.initial_seed()))
+        return self.generators[-1]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if name in self.WAITING or (name == "__getitem__" and masked(args[1])):
+            assert any(args[0] is own for own in self.drawn), f"{name} waits for the device"
+        result = func(*args, **kwargs)
+        if any(kwargs.get("generator") is own for own in self.generators):
+            self.drawn.append(result)
+        return result
+
+
+def masked(index: Any) -> bool:
+    """Whether picking by `index` needs to know how many there are."""
+    each = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(one, Tensor) and one.dtype == torch.bool for one in each)
+
+
+WITHOUT_WAITING = {
+    "anchor": ("--data.flip=true",),
+    "averages": ("--optimise.ema=0.9", "--optimise.clip=1"),
+    "cutmix": ("--data.mix=cutmix",),
+    "mixup": ("--data.mix=mixup", "--attack.ramp=0.5"),
+    "joint attack": ("--objective.attack_contrast=0.1", "--objective.hardness_ramp=0.5"),
+    "perturbed weights": ("--optimise.awp=0.01",),
+    "trades": ("--objective.name=trades",),
+    "mart": ("--objective.name=mart",),
+    "ascl": ("--objective.name=ascl",),
+    "bf16": ("--objective.name=pgd-at", "--optimise.precision=bf16"),
+}
+
+
+@pytest.mark.parametrize("settings", WITHOUT_WAITING.values(), ids=WITHOUT_WAITING)
+def test_only_every_hundredth_step_waits_for_the_device(
+    settings: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, watch = built(tmp_path, *settings, patience=100), NothingWaits()
+    for room in ("augment", "mix"):
+        monkeypatch.setattr(f"anchor_robust.data.{room}.on_host", watch.on_host)
+    with watch:
+        reported = train.update.step(training, 1, 300, BATCH)
+    assert torch.isfinite(reported["loss"])
+    with watch, pytest.raises(AssertionError, match="tolist waits"):
+        train.update.step(training, 100, 300, BATCH)
+
+
+def test_colour_images_are_augmented_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = NothingWaits()
+    monkeypatch.setattr(augment, "on_host", watch.on_host)
+    x = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with watch:
+        augment.strong(augment.light(x, 1, True, torch.Generator()), True, torch.Generator())
+
+
+class OfAnAccelerator:
+    """A generator as CUDA's is seen from the host: its state is seed and offset."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, seed: int, offset: int) -> None:
+        self.state = torch.tensor([seed, offset]).view(torch.uint8)
+
+    def get_state(self) -> Tensor:
+        return self.state
+
+
+def test_what_the_host_decides_follows_from_the_generators_state() -> None:
+    def drawn(seed: int, offset: int) -> list[float]:
+        return torch.rand(4, generator=augment.on_host(OfAnAccelerator(seed, offset))).tolist()  # type: ignore[arg-type]
+
+    assert drawn(0, 4) == drawn(0, 4)
+    assert len({tuple(drawn(seed, offset)) for seed in (0, 1) for offset in (0, 4)}) == 4
+    own = torch.Generator()
+    assert augment.on_host(own) is own
+
+
+def test_trust_changes_no_image_and_keeps_the_checks_that_cost_nothing() -> None:
+    x, y = torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 1])
+    model, attack = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(9, 3)), PGD(Ball("linf", 0.1))
+    assert torch.equal(attack(model, x, y, trusted=True), attack(model, x, y))
+    for images, labels in ((x.half(), y), (x, y[:3]), (x, y.float())):
+        with pytest.raises(Refusal, match="given"):
+            attack(model, images, labels, trusted=True)
+
+
+@pytest.mark.parametrize("look", ["the next look", "saving"])
+def test_a_loss_that_is_not_finite_is_found_later_and_never_saved(
+    look: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = built(tmp_path, patience=4)
+    save_state(training, State())
+    saved = (tmp_path / runs.LAST).read_bytes()
+    objective = type(training.recipe.objective)
+    plain = objective.__call__
+    train.update.step(training, 0, 9, BATCH)
+
+    def overflowing(*given: Any) -> Step:
+        outcome = plain(*given)
+        return dataclasses.replace(outcome, loss=outcome.loss * torch.inf)
+
+    monkeypatch.setattr(objective, "__call__", overflowing)
+    for number in (1, 2):
+        train.update.step(training, number, 9, BATCH)
+    with pytest.raises(Refusal, match=r"the loss is inf at step 1 \(cross_entropy .*contrast") as refusal:
+        train.update.step(training, 3, 9, BATCH) if look == "the next look" else save_state(training, State(step=3))
+    assert str(tmp_path / runs.LAST) in str(refusal.value)
+    assert (tmp_path / runs.LAST).read_bytes() == saved
+
+
+def said(display: Display) -> str:
+    return display.console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def listening() -> Display:
+    return Display(Console(file=io.StringIO(), width=200))
+
+
+def doubled(graph: Any, inputs: Any) -> Any:
+    """A compiler whose every result is twice too large."""
+    return lambda *given: tuple(2 * result for result in graph(*given))
+
+
+def broken(graph: Any, inputs: Any) -> Any:
+    raise RuntimeError("no such\nheader")
+
+
+@pytest.mark.parametrize(("compiler", "fault"), [(doubled, "gradients are .* away"), (broken, "no such header")])
+def test_a_compiled_search_that_fails_its_trial_is_not_used(
+    compiler: Any, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.fast, "COMPILED_FROM", 0)
+    monkeypatch.setattr(train.fast.environment, "has_compiler", lambda device: True)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=compiler))
+    training, display = built(tmp_path), listening()
+    before = training.search, training.learner
+    train.accelerate(training, display)
+    assert (training.search, training.learner) == before
+    assert re.search(f"not compiled.*{fault}", said(display))
+
+
+def test_the_trial_of_a_resumed_run_is_held_on_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.fast, "COMPILED_FROM", 0)
+    monkeypatch.setattr(train.fast.environment, "has_compiler", lambda device: True)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    training, display = built(tmp_path), listening()
+    plain = training.search
+    with torch.no_grad():
+        for parameter in training.network.parameters():
+            parameter.mul_(2)
+    train.accelerate(training, display)
+    assert training.search is not plain, said(display)
+
+
+@pytest.mark.parametrize(
+    ("settings", "bf16", "compiled"),
+    [
+        ((), False, False),
+        (("--optimise.precision=bf16", "--optimise.epochs=500"), True, True),
+        (("--optimise.compile=never", "--optimise.epochs=500"), False, False),
+    ],
+)
+def test_what_is_explained_is_what_is_built(
+    settings: tuple[str, ...], bf16: bool, compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.fast.environment, "has_compiler", lambda device: True)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    training = built(tmp_path, *settings)
+    told = train.explanation.explained(training)
+    taken = {path.name: path.taken for path in told.paths}
+    plain = training.search
+    train.accelerate(training, listening())
+    assert taken["bf16 mixed precision"] == bf16 == (training.search.dtype == torch.bfloat16)
+    assert taken["compiled search and training pass"] == compiled == (training.search is not plain)
+    assert taken["BatchNorm folded in the attack"]
+    assert not taken["CUDA graphs"]
+    assert all(path.why and path.otherwise for path in told.paths)
+    # digits-anchor: two steps of attack, two views.
+    assert "128 images x 4 forward-and-backward passes = 512; an epoch: 9 steps" in told.cost[0]
+
+
+def test_explaining_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "fit", None)
+    assert main(["train", "digits-anchor", "--explain", "--optimise.compile", "never"]) == 0
+    told = capsys.readouterr().out
+    assert "optimise.compile is never" in told
+    assert "210 forward-and-backward passes" in told
+    assert not list(tmp_path.iterdir())
+    assert main(["train", "digits-anchor", "--explain", "--out", "run"]) == 2
+    assert "--explain takes a recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "found", "triton", "expected"),
+    [
+        ("cpu", "g++", True, True),
+        ("cpu", "gcc", True, False),
+        ("cuda", "gcc", True, True),
+        ("cuda", "gcc", False, False),
+    ],
+)
+def test_a_compiler_is_what_the_device_needs(
+    device: str, found: str, triton: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment.shutil, "which", lambda name: name if name == found else None)
+    monkeypatch.setattr(environment, "find_spec", lambda name: object() if triton else None)
+    assert environment.has_compiler(torch.device(device)) == expected
+
+
+def obvious_pgd(model: torch.nn.Module, start: Tensor, x: Tensor, y: Tensor, attack: PGD) -> Tensor:
+    """Ten lines of the textbook, image by image."""
+    moved = []
+    for image, original, label in zip(start, x, y, strict=True):
+        for _ in range(attack.steps):
+            image = image.detach().requires_grad_()
+            F.cross_entropy(model(image[None])[0], label[None]).backward()
+            gradient = image.grad
+            assert gradient is not None
+            step = gradient.sign() if attack.ball.norm == "linf" else gradient / gradient.norm()
+            away = image.detach() + attack.step_size * step - original
+            if attack.ball.norm == "linf":
+                away = away.clamp(-attack.ball.eps, attack.ball.eps)
+            else:
+                away = away * min(1.0, attack.ball.eps / away.norm().item())
+            image = (original + away).clamp(0, 1)
+        moved.append(image)
+    return torch.stack(moved)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["folded", "compiled"])
+@pytest.mark.parametrize("ball", [Ball("linf", 0.031), Ball("l2", 0.5)], ids=lambda ball: ball.norm)
+def test_the_fast_attack_is_the_plain_one(
+    ball: Ball, compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network in evaluation mode, channels first, through every parameter; and what a step of training attacks.
+
+    It is a smooth one, as rounding can tip a ReLU, after which two climbs part.
+    """
+    threat = (f"--threat.norm={ball.norm}", f"--threat.eps={ball.eps}")
+    training = built(tmp_path, *threat, "--model.activation=silu", "--optimise.epochs=500")
+    for number in range(3):  # so that BatchNorm has statistics to fold
+        train.update.step(training, number, 10, BATCH)
+    training.search.refresh()
+    if compiled:
+        monkeypatch.setattr(train.fast.environment, "has_compiler", lambda device: True)
+        monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+        plain = training.search
+        train.accelerate(training, listening())
+        assert training.search is not plain
+    attack = PGD(ball, 10, ball.eps / 4)
+    x, y = training.train.pixels(BATCH[:16]), training.train.labels[:16]
+    start = ball.random_point(x, torch.Generator().manual_seed(0))
+    fast = attack(training.search, x.contiguous(memory_format=torch.channels_last), y, trusted=True)
+    plain = obvious_pgd(training.network.eval(), start, x, y, attack)
+    apart = (fast - plain).abs()
+    if ball.norm == "l2":
+        assert apart.max() <= 1e-5
+    else:
+        # The sign of a gradient that is all but 0 is chance; everywhere else the two are the same.
+        assert (apart > 1e-5).double().mean() <= 1e-3
+        assert (fast - start).abs().max() > ball.eps
