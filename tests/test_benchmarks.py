@@ -346,3 +346,20 @@ def test_autoattack_against_its_authors(tmp_path: Path) -> None:
     assert (record["agreement"], record["differ"], record["data"]["images"]) == (1.0, [], 8)
     assert record["ratio"] == record["seconds"]["theirs"] / record["seconds"]["ours"]
     assert {"model", "norm", "eps", "theirs", "environment"} <= record.keys()
+
+
+def test_the_blockwise_loss_is_the_plain_one(tmp_path: Path) -> None:
+    out = tmp_path / "contrastive_loss.json"
+    words = ["--sizes", "1100", "--hard-fraction", "0.5", "--rounds", "2", "--width", "8", "--json", str(out)]
+    script("contrastive_loss").main(words)
+    record = json.loads(out.read_text())
+    assert record["settings"]["hard_fraction"] == 0.5
+    (size,) = record["sizes"]
+    assert size["embeddings"] == 1100
+    assert size["ratio"] == size["plain_seconds"]["median"] / size["anchor_seconds"]["median"]
+    for way in ("plain", "anchor"):
+        low, high = size[f"{way}_seconds"]["quartiles"]
+        assert 0 < low <= size[f"{way}_seconds"]["median"] <= high
+        assert size[f"{way}_peak_mib"] > 0
+    assert size["loss_differs"] < 1e-6
+    assert size["gradient_differs"] < 1e-6

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import data, environment, runs
+from . import data, environment, processes, runs
 from .attacks import EmbeddingAttack, Transfer
 from .display import Display
 from .errors import Refusal
@@ -115,7 +115,7 @@ def audit(
         "classes": list(images.classes),
         "environment": around,
     }
-    if target:
+    if target and processes.first():
         save(target, record, measurement.outcomes, shown)
         ledger.close()
         display.line(f"written: {target}; next: anchor report {target.parent if out is None else target}")

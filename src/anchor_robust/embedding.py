@@ -77,9 +77,9 @@ def compare(
     subject: Subject, bank: ImageSet, images: ImageSet, attack: Attack, batch_size: int, seed: int, display: Display
 ) -> dict[str, Any]:
     """Every space's numbers by its name."""
-    model = subject.model.to(bank.images.device)
+    model = subject.model.to(bank.labels.device)
     classifier: Classifier = model.classifier  # type: ignore[assignment]
-    generator = torch.Generator(images.images.device).manual_seed(seed)
+    generator = torch.Generator(images.labels.device).manual_seed(seed)
     fitted, clean, attacked = [], [], []
     with display.bar("embed", len(bank)) as advance:
         for indices in torch.arange(len(bank), device=bank.labels.device).split(batch_size):

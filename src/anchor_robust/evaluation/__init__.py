@@ -6,7 +6,7 @@ from .measuring import Measurement, evaluate, measure
 from .protocols import PAPER_EPS, PROTOCOLS, Engine, Protocol, known_attacks, single
 from .resuming import Ledger
 from .searching import Precision
-from .verdicts import Model, evaluating, predict, withstand
+from .verdicts import Model, evaluating, withstand
 
 __all__ = [
     "CURVES",
@@ -24,7 +24,6 @@ __all__ = [
     "known_attacks",
     "known_curves",
     "measure",
-    "predict",
     "silent_bar",
     "single",
     "withstand",

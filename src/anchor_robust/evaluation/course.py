@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..attacks import Attack, Stage
 from .protocols import Planned
-from .resuming import Ledger
+from .resuming import Compute, Ledger
 from .searching import COMPILED_FROM, Precision
 from .verdicts import Advance, Model, attacked, batches, predict
 
@@ -62,10 +62,11 @@ class Course:
         """The model's answers to the clean images, int64 [n] on the CPU, and the seconds they took."""
         everything = batches(torch.ones(len(self.x), dtype=torch.bool), self.batch_size)
         with self.bar("clean", len(self.x)) as advance:
+            work = [(f"clean/{place}", partial(self.answers, indices)) for place, indices in enumerate(everything)]
             units = []
-            for place, indices in enumerate(everything):
-                units.append(self.ledger.unit(f"clean/{place}", partial(self.answers, indices)))
-                advance(len(indices))
+            for unit in self.ledger.finished(work):
+                units.append(unit)
+                advance(len(unit.outcomes))
         found = torch.tensor([outcome for unit in units for outcome in unit.outcomes])
         return found, sum(unit.seconds for unit in units)
 
@@ -77,9 +78,12 @@ class Course:
             for turn, attack in enumerate(stage.attacks):
                 # A bar per attack: its total is what still stands, and attacks differ in what an image costs.
                 with self.bar(heading(planned, stage, turn), int(held.sum())) as advance:
-                    for place, indices in enumerate(batches(held.clone(), self.batch_size)):
+                    chosen = batches(held.clone(), self.batch_size)
+                    work: list[tuple[str, Compute]] = []
+                    for place, indices in enumerate(chosen):
                         name = f"{planned.name}/{number}/{turn}/{place}"
-                        unit = self.ledger.unit(name, partial(self.answers_under, attack, indices, name))
+                        work.append((name, partial(self.answers_under, attack, indices, name)))
+                    for indices, unit in zip(chosen, self.ledger.finished(work), strict=True):
                         answers[indices] = torch.tensor(unit.outcomes)
                         held[indices] = answers[indices] == self.y.cpu()[indices]
                         inside &= unit.inside
