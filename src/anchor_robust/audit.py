@@ -98,7 +98,7 @@ def audit(
             ledger=ledger,
         )
         shown = None
-        if target and set(attacks) != {"clean"}:
+        if target and processes.first() and set(attacks) != {"clean"}:
             shown = exhibit(subject.model, on_device, ball, batch_size=batch_size, seed=seed, bar=display.bar)
     except KeyboardInterrupt:
         kept = f"the same command goes on from {ledger.path}" if ledger.path else "--out FILE.json would have kept it"
