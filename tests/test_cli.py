@@ -325,6 +325,9 @@ def test_quickstart_shows_what_the_tool_is_for(tmp_path: Path, capsys: pytest.Ca
     printed = capsys.readouterr().out
     assert all(method in printed for method in quickstart.METHODS)
     assert "written:" in printed
+    assert printed.splitlines()[-1] == f"open in a browser: {out / runs.REPORT}"
+    page = (out / runs.REPORT).read_text()
+    assert all(f"<b>{method}</b> holds" in page for method in quickstart.METHODS)
 
 
 @pytest.mark.parametrize("method", ["standard", "pgd-at", "anchor"])

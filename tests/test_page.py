@@ -469,6 +469,15 @@ def test_seeds_are_pooled_and_methods_marked(evaluated_run: Path, tmp_path: Path
     assert len(json.dumps(found.data["pictures"])) == one, "pictures that runs share are there once"
 
 
+def test_a_run_that_is_named_like_a_method_does_not_take_its_place(evaluated_run: Path, tmp_path: Path) -> None:
+    made = three_runs(evaluated_run, tmp_path)
+    bare = tmp_path / "pgd-at"
+    bare.mkdir()
+    shutil.copy(evaluated_run / runs.RECIPE, bare)
+    page = together([read(path) for path in (*made, bare)])
+    assert [entry.label for entry in page.entries] == ["anchor", "pgd-at", str(bare)]
+
+
 def test_mcnemar_in_words() -> None:
     pair = {"seeds": [0], "against": "first", "only_method": 30, "only_first": 5, "p": 0.0004}
     assert mark(pair) == "▲ better than first (p = 0.0004)"

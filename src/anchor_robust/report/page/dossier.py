@@ -23,7 +23,7 @@ Arrays = dict[str, np.ndarray]
 TURNING = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dossier:
     """One run or one record, as far as its files go.
 

@@ -52,7 +52,9 @@ def together(dossiers: Sequence[Dossier]) -> Together:
         return apart(dossiers, f"There is no comparison: {refusal}.")
     by_path = {str(each.path): each for each in evaluated}
     groups = {method["method"]: [by_path[run] for run in method["runs"]] for method in facts["methods"]}
-    groups |= {each.name: [each] for each in dossiers if each not in evaluated}
+    for other in dossiers:
+        if other not in evaluated:
+            groups[other.name if other.name not in groups else str(other.path)] = [other]
     comparisons = {runs.EVALUATION: facts} | compared_further(evaluated)
     entries = [
         Entry(label, colour, seeds, seeds[0].records if len(seeds) == 1 else pooled(label, seeds, comparisons))
