@@ -11,7 +11,7 @@ ifndef OUT
 OUT := runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 endif
 
-.PHONY: help venv quickstart test lint docs results pictures format check clean
+.PHONY: help venv quickstart test lint docs bench results pictures format check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -55,6 +55,10 @@ docs: $(DOCS_READY) ## build the documentation into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@! grep -rnE --include='*.html' '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//' build/site
 	@echo "written: build/site/index.html"
+
+bench: $(READY) ## measure what docs/performance.md shows, an hour or two; ONLY=NAME,.. measures those
+	$(BIN)/python benchmarks $(if $(ONLY),--only '$(ONLY)')
+	$(BIN)/python results/table.py
 
 results: $(READY) ## write tables and figures of the README from the run files in results/
 	$(BIN)/python results/table.py

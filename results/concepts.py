@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from figures import FIGURES, WIDTH
 from sklearn.datasets import load_sample_image, make_moons
-from svg import legend, linear, page, picture, polyline, region, rows, shares, tag, text
-from table import HERE
 from torch import Tensor, nn
 
 from anchor_robust import data, load, runs
 from anchor_robust.attacks import PGD
 from anchor_robust.evaluation.protocols import pgd20
 from anchor_robust.threat import Ball
+from figures import FIGURES, WIDTH
+from svg import legend, linear, page, picture, polyline, region, rows, shares, tag, text
+from table import HERE
 
 PHOTOGRAPH = 64  # pixels a side
 DIGITS_EPS = 0.15

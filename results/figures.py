@@ -7,14 +7,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from svg import legend, line, linear, page, polygon, polyline, shares, tag, text
-from table import EXPERIMENT, HELD, HERE, METHODS, ROOT, found, results_of
-from table import seeds as runs_of
-
 from anchor_robust import runs
 from anchor_robust.intervals import wilson
 from anchor_robust.recipe import settle
 from anchor_robust.report.table import conventions
+from svg import legend, line, linear, page, polygon, polyline, shares, tag, text
+from table import EXPERIMENT, HELD, HERE, METHODS, ROOT, found, results_of
+from table import seeds as runs_of
 
 FIGURES = ROOT / "docs" / "figures"
 COLOURS = dict(zip(HELD, ("blue", "orange", "black"), strict=True))

@@ -1,4 +1,4 @@
-"""Write the tables of results/README.md and of the README from the run files in this folder: `make results`."""
+"""Write the tables of the README, of results/README.md and of docs/performance.md from this folder: `make results`."""
 
 import sys
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+import performance
 from anchor_robust import checkpoint, runs
 from anchor_robust.intervals import wilson
 from anchor_robust.recipe import settle
@@ -222,6 +223,7 @@ def main() -> None:
     texts = {
         ROOT / "README.md": insert(ROOT / "README.md", summary()),
         HERE / "README.md": insert(HERE / "README.md", f"{summary()}\n\n{in_full()}\n\n### Tries\n\n{tries()}"),
+        performance.DOCUMENT: performance.filled(),
     }
     texts |= {recipe: promising(recipe) for recipe in sorted((ROOT / "src/anchor_robust/recipes").glob("*.yaml"))}
     for document, text in texts.items():

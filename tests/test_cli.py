@@ -55,7 +55,8 @@ def test_evaluate_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for result in record["results"]:
         assert set(expected_keys) <= result.keys()
     outcomes = np.load(run / runs.OUTCOMES)
-    assert set(outcomes.files) == {"label", "clean_prediction", "held_pgd20", "held_pgd20-2-255"}
+    under = {f"{what}_{attack}" for what in ("held", "prediction") for attack in ("pgd20", "pgd20-2-255")}
+    assert set(outcomes.files) == {"label", "clean_prediction"} | under
     clean = outcomes["clean_prediction"] == outcomes["label"]
     assert record["results"][0]["accuracy"] == clean.mean()
     assert record["results"][1]["accuracy"] == outcomes["held_pgd20"].mean()

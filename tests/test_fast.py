@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -261,3 +262,57 @@ def test_a_compiler_is_what_the_device_needs(
     monkeypatch.setattr(environment.shutil, "which", lambda name: name if name == found else None)
     monkeypatch.setattr(environment, "find_spec", lambda name: object() if triton else None)
     assert environment.has_compiler(torch.device(device)) == expected
+
+
+def obvious_pgd(model: torch.nn.Module, start: Tensor, x: Tensor, y: Tensor, attack: PGD) -> Tensor:
+    """Ten lines of the textbook, image by image."""
+    moved = []
+    for image, original, label in zip(start, x, y, strict=True):
+        for _ in range(attack.steps):
+            image = image.detach().requires_grad_()
+            F.cross_entropy(model(image[None])[0], label[None]).backward()
+            gradient = image.grad
+            assert gradient is not None
+            step = gradient.sign() if attack.ball.norm == "linf" else gradient / gradient.norm()
+            away = image.detach() + attack.step_size * step - original
+            if attack.ball.norm == "linf":
+                away = away.clamp(-attack.ball.eps, attack.ball.eps)
+            else:
+                away = away * min(1.0, attack.ball.eps / away.norm().item())
+            image = (original + away).clamp(0, 1)
+        moved.append(image)
+    return torch.stack(moved)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["folded", "compiled"])
+@pytest.mark.parametrize("ball", [Ball("linf", 0.031), Ball("l2", 0.5)], ids=lambda ball: ball.norm)
+def test_the_fast_attack_is_the_plain_one(
+    ball: Ball, compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network in evaluation mode, channels first, through every parameter; and what a step of training attacks.
+
+    It is a smooth one, as rounding can tip a ReLU, after which two climbs part.
+    """
+    threat = (f"--threat.norm={ball.norm}", f"--threat.eps={ball.eps}")
+    training = built(tmp_path, *threat, "--model.activation=silu", "--optimise.epochs=500")
+    for number in range(3):  # so that BatchNorm has statistics to fold
+        train.update.step(training, number, 10, BATCH)
+    training.search.refresh()
+    if compiled:
+        monkeypatch.setattr(train.fast.environment, "has_compiler", lambda device: True)
+        monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+        plain = training.search
+        train.accelerate(training, listening())
+        assert training.search is not plain
+    attack = PGD(ball, 10, ball.eps / 4)
+    x, y = training.train.pixels(BATCH[:16]), training.train.labels[:16]
+    start = ball.random_point(x, torch.Generator().manual_seed(0))
+    fast = attack(training.search, x.contiguous(memory_format=torch.channels_last), y, trusted=True)
+    plain = obvious_pgd(training.network.eval(), start, x, y, attack)
+    apart = (fast - plain).abs()
+    if ball.norm == "l2":
+        assert apart.max() <= 1e-5
+    else:
+        # The sign of a gradient that is all but 0 is chance; everywhere else the two are the same.
+        assert (apart > 1e-5).double().mean() <= 1e-3
+        assert (fast - start).abs().max() > ball.eps

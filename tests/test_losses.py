@@ -7,9 +7,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from anchor_robust.errors import Refusal
-from anchor_robust.losses import hard_supcon
+from anchor_robust.losses import blockwise, contrastive, hard_supcon
+
+
+@pytest.fixture(autouse=True, params=["at once", "in blocks"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test here is of both computations; blocks are of one anchor or a few."""
+    if request.param == "in blocks":
+        monkeypatch.setattr(contrastive, "AT_ONCE", 0)
+        monkeypatch.setattr(blockwise, "ENTRIES", 50)
 
 
 def kept_positives(z: Tensor, labels: list[int], i: int, percent: int) -> list[int]:
@@ -191,6 +201,45 @@ def test_no_nan_at_the_extremes(h, fraction) -> None:
     assert loss.isfinite()
     assert z.grad.isfinite().all()
     assert z.grad.any()
+
+
+@pytest.mark.parametrize("percent", [100, 30])
+@pytest.mark.parametrize("classes", [1, 7, 1000])
+def test_many_embeddings_cost_the_same_in_blocks(classes, percent, monkeypatch) -> None:
+    """Blocks that cut classes apart and blocks of many classes; to 1e-6 of the loss and of the largest gradient."""
+    z, labels = batch(1500, 16, classes, dtype=torch.float32)
+    found = []
+    for at_once in (1500, 1499):
+        monkeypatch.setattr(contrastive, "AT_ONCE", at_once)
+        monkeypatch.setattr(blockwise, "ENTRIES", 400 * 1500)
+        own = z.clone().requires_grad_()
+        loss = hard_supcon(own, labels, 0.1, 2.0, percent / 100)
+        (3 * loss).backward()
+        found.append((loss.detach(), own.grad))
+    (loss, gradient), (blockwise_loss, blockwise_gradient) = found
+    torch.testing.assert_close(blockwise_loss, loss, rtol=1e-6, atol=0)
+    torch.testing.assert_close(blockwise_gradient, gradient, rtol=0, atol=1e-6 * gradient.abs().max().item())
+    assert not torch.equal(blockwise_gradient, gradient), "both were computed at once"
+
+
+class Largest(TorchDispatchMode):
+    """Entries of the largest tensor that anything computes."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, function, types, given=(), named=None):
+        made = function(*given, **(named or {}))
+        self.entries = max(self.entries, *(each.numel() for each in tree_leaves(made) if isinstance(each, Tensor)), 0)
+        return made
+
+
+def test_no_tensor_of_a_blockwise_loss_grows_with_the_square(monkeypatch) -> None:
+    monkeypatch.setattr(contrastive, "AT_ONCE", 1000)
+    monkeypatch.setattr(blockwise, "ENTRIES", 2**15)
+    z, labels = batch(2048, 4, 2, dtype=torch.float32)
+    with Largest() as largest:
+        hard_supcon(z.requires_grad_(), labels, hard_fraction=0.5).backward()
+    assert largest.entries == 2**15
 
 
 GOOD = {"embeddings": torch.eye(4), "labels": torch.tensor([0, 0, 1, 1])}

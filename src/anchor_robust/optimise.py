@@ -35,6 +35,9 @@ class Optimise:
             before the step, as a share of its norm; 0 is off, usually 0.005 to 0.01. One more training pass a step.
         awp_from: Share of the training after which weights are perturbed.
         label_smoothing: Probability mass that the target gives to all classes evenly.
+        micro_batch: Images that are attacked, and pass through the network, at a time, to save memory; 0 is the whole
+            batch. The loss stays that of the whole batch, contrast included; BatchNorm sees the micro-batch. One more
+            forward pass of each image.
         compile: torch.compile where a run is long enough to repay it and a compiler is found (auto), or never.
         precision: bf16 mixed precision where the device has it (auto), always (bf16), or float32 (the whole step).
     """
@@ -52,6 +55,7 @@ class Optimise:
     awp: float = 0.0
     awp_from: float = 0.0
     label_smoothing: float = 0.0
+    micro_batch: int = 0
     compile: Literal["auto", "never"] = "auto"
     precision: Literal["auto", "bf16", "float32"] = "auto"
 
@@ -68,6 +72,10 @@ class Optimise:
             "ema_from": (0 <= self.ema_from < 1, "0 or more and below 1"),
             "awp": (0 <= self.awp < 1, "0 (off) or more and below 1"),
             "awp_from": (0 <= self.awp_from < 1, "0 or more and below 1"),
+            "micro_batch": (
+                self.micro_batch >= 0 and self.batch_size % (self.micro_batch or 1) == 0,
+                f"0 (off), or what divides the batch of {self.batch_size}",
+            ),
             "label_smoothing": (0 <= self.label_smoothing < 1, "0 or more and below 1"),
         }
         for setting, (holds, range_) in allowed.items():
@@ -140,3 +148,14 @@ def perturbed(network: nn.Module, gradients: Mapping[str, Tensor], size: float) 
         with torch.no_grad():
             for name, weight in before.items():
                 network.get_parameter(name).copy_(weight)
+
+
+@contextmanager
+def unmoved_statistics(network: nn.Module) -> Iterator[None]:
+    """Let a pass in training mode leave no trace in BatchNorm's running statistics."""
+    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)

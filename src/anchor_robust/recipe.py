@@ -27,7 +27,8 @@ class Data:
     """What is trained on, and its light augmentation.
 
     Attributes:
-        name: Data set, cifar10 or digits.
+        name: Data set: cifar10, digits, or a folder of your own, whose train and test hold x.npy, uint8 [n h w c], and
+            y.npy each; it may be larger than memory.
         crop: Pixels of zero padding from which a random crop is cut; 0 does not crop.
         flip: Mirror half of the images; off where left and right mean something, as in digits.
         mix: Blend pairs of images, labels included: none, mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899). The

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from .draws import drawn
 from .errors import Refusal
 
 Norm = Literal["linf", "l2"]
@@ -124,5 +125,4 @@ def per_image(values: Tensor, images: Tensor) -> Tensor:
 
 
 def _draw(distribution: Callable[..., Tensor], shape: torch.Size, like: Tensor, generator: torch.Generator) -> Tensor:
-    # Drawn where the generator lives, so that a CPU generator gives the same start on every device.
-    return distribution(shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
+    return drawn(distribution, shape, generator, like.dtype).to(like.device)

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from ..draws import drawn
 from ..errors import Refusal
 from ..losses import kl_divergence
 from ..threat import Ball
@@ -100,7 +101,7 @@ class PGD(Attack):
         if self.start == "uniform":
             return self.ball.random_point(x, generator)
         if self.start == "gaussian":
-            noise = torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype)
+            noise = drawn(torch.randn, x.shape, generator, x.dtype)
             return self.ball.project(x + noise.to(x.device).mul_(GAUSSIAN), x)
         return x.clone()
 

@@ -44,6 +44,7 @@ def parser() -> Parser:
     sub.add_argument("recipe", nargs="?", help="built-in name (anchor recipes lists them) or a YAML file")
     sub.add_argument("--out", type=Path, help="new directory for the run; runs/NAME if not given")
     sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped")
+    add_processes(sub)
     sub.add_argument("--logger", metavar="NAME", help="follow the run in tensorboard, mlflow or wandb as well")
     said = add_quiet(sub)
     said.add_argument(
@@ -102,6 +103,7 @@ def parser() -> Parser:
     sub.add_argument("--seed", type=int, default=0, help="seed of the attacks' random starts (default: 0)")
     sub.add_argument("--out", type=Path, metavar="FILE.json", help="where the record goes; a run keeps its own")
     add_foreign(sub)
+    add_processes(sub)
     add_quiet(sub)
     add_data_dir(sub)
 
@@ -155,6 +157,10 @@ def parser() -> Parser:
     )
     sub.add_argument("--json", type=Path, metavar="FILE", help="also write the facts, full precision, as JSON")
 
+    sub = add("report", commands.report, "write one HTML page about a run, or about several side by side")
+    sub.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory, or a record of evaluate --out")
+    sub.add_argument("--out", type=Path, metavar="FILE.html", help="RUN/report.html, or report.html for several")
+
     sub = add("recipes", commands.recipes, "list the built-in recipes and what they promise")
     sub.add_argument("recipe", nargs="?", help="print this one whole, with what each setting means")
 
@@ -162,6 +168,11 @@ def parser() -> Parser:
     sub.add_argument("dataset", choices=("cifar10",))
     add_data_dir(sub)
     return top
+
+
+def add_processes(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--devices", type=int, metavar="N", help="accelerators on each machine, or processes without one")
+    sub.add_argument("--nodes", type=int, metavar="N", help="machines; torchrun and srun say both by themselves")
 
 
 def add_data_dir(sub: argparse.ArgumentParser) -> None:
@@ -189,7 +200,8 @@ def add_foreign(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--model-args", metavar="NAME=VALUE,..", help="arguments of --model, such as width=32,depth=4")
     sub.add_argument(
-        "--data", help="cifar10, digits or a FILE.npz of images x and labels y; the run's own if not given"
+        "--data",
+        help="cifar10, digits, a FOLDER of test/x.npy and y.npy, or a FILE.npz of x and y; the run's own if not given",
     )
     sub.add_argument(
         "--normalize",

@@ -32,6 +32,7 @@ def train(asked: argparse.Namespace) -> None:
         raise Refusal("--explain takes a recipe and its settings, nothing else: it trains nothing")
     if asked.recipe is None and asked.resume is None:
         raise Refusal("give a recipe or --resume RUN; anchor recipes lists the recipes")
+    from .. import processes
     from .. import train as training
     from ..recipe import settle
 
@@ -42,13 +43,14 @@ def train(asked: argparse.Namespace) -> None:
         rows = [(path.name, "yes" if path.taken else "no", path.why, path.otherwise) for path in told.paths]
         show([Sheet(told.title, ("fast path", "taken", "why", "without it"), rows, told.cost, wrapped=4)])
         return
+    shared = {"devices": asked.devices, "nodes": asked.nodes}
     if asked.resume:
-        run = training.resume(asked.resume, asked.data_dir, progress(asked))
+        run = training.resume(asked.resume, asked.data_dir, progress(asked), **shared)
     else:
         recipe = settle(asked.recipe, asked.settings)
         out = asked.out or Path("runs") / recipe.name
-        run = training.start(recipe, out, asked.data_dir, progress(asked), asked.logger)
-    if not asked.json_lines:
+        run = training.start(recipe, out, asked.data_dir, progress(asked), asked.logger, **shared)
+    if processes.first() and not asked.json_lines:
         print(run)
 
 
@@ -84,14 +86,23 @@ def sweep(asked: argparse.Namespace) -> None:
 
 
 def evaluate(asked: argparse.Namespace) -> int:
+    from ..train import launched
+
+    with launched(asked.devices, asked.nodes):
+        return evaluated(asked)
+
+
+def evaluated(asked: argparse.Namespace) -> int:
     attacks, curves = listed(asked.attacks), listed(asked.curve)
     if asked.claim is not None and not 0 <= asked.claim <= 1:
         raise Refusal(f"--claim {asked.claim:g} given; allowed: 0 to 1, such as 0.52 for 52 %")
     if asked.claim_attack is not None and (asked.claim is None or asked.claim_attack not in attacks):
         raise Refusal(f"--claim-attack {asked.claim_attack} needs --claim, and to be one of --attacks {asked.attacks}")
+    from .. import processes
     from ..audit import audit
     from ..report.record import refuted
     from ..report.table import show
+    from ..train import heard
 
     record = audit(
         asked.source,
@@ -112,8 +123,10 @@ def evaluate(asked: argparse.Namespace) -> int:
         dataset=asked.data,
         normalize=asked.normalize,
         data_dir=asked.data_dir,
-        display=progress(asked),
+        display=heard(progress(asked)),
     )
+    if not processes.first():
+        return DONE
     show(record)
     why = None if asked.claim is None else refuted(record, asked.claim, asked.claim_attack)
     if why:
@@ -175,7 +188,8 @@ def second_stage(asked: argparse.Namespace) -> None:
 
 def embedding(asked: argparse.Namespace) -> None:
     from ..embedding import measure
-    from ..report.embedding import show
+    from ..report.embedding import sheet
+    from ..report.sheet import show
 
     record = measure(
         asked.source,
@@ -187,7 +201,7 @@ def embedding(asked: argparse.Namespace) -> None:
         data_dir=asked.data_dir,
         display=progress(asked),
     )
-    show(record)
+    show([sheet(record)])
 
 
 def watch(asked: argparse.Namespace) -> None:
@@ -208,6 +222,12 @@ def compare(asked: argparse.Namespace) -> None:
     if asked.json:
         runs.write_json(asked.json, facts)
     show(sheets(facts))
+
+
+def report(asked: argparse.Namespace) -> None:
+    from ..report.page import write
+
+    print(write(asked.runs, asked.out))
 
 
 def number(option: str, given: object) -> float:

@@ -10,6 +10,7 @@ from .cifar import cifar10
 from .corruptions import CORRUPTIONS, corrupt
 from .digits import digits
 from .images import ImageSet, check_pixels, hold_out
+from .mapped import folder
 
 READERS: dict[str, Callable[[str, str | Path | None], ImageSet]] = {"cifar10": cifar10, "digits": digits}
 NAMES = tuple(READERS)
@@ -22,7 +23,8 @@ def load(name: str, split: Literal["train", "test"], data_dir: str | Path | None
     """The `split` of data set `name`.
 
     Args:
-        name: One of `NAMES`, or for the test split an .npz file of the user's own (see `arrays`).
+        name: One of `NAMES`, a folder of the user's own (see `mapped.folder`), or for the test split an .npz file
+            (see `arrays`).
         split: "train" or "test"; a validation split is cut from the training data with `hold_out`.
         data_dir: Folder that holds the data set; None means what ANCHOR_DATA names, or else to fetch it.
 
@@ -32,4 +34,6 @@ def load(name: str, split: Literal["train", "test"], data_dir: str | Path | None
     named("split", split, dict.fromkeys(SPLITS))
     if split == "test" and name.endswith(".npz"):
         return arrays(name)
+    if name not in READERS and Path(name).is_dir():
+        return folder(name, split)
     return named("data set", name, READERS)(split, data_dir)

@@ -6,10 +6,13 @@ generator on the CPU serves images on any device; the same generator state gives
 
 import hashlib
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+
+from ..draws import drawn
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601 red, green, blue, rounded as torchvision rounds them
 
@@ -32,9 +35,10 @@ def strong(x: Tensor, flip: bool, generator: Generator) -> Tensor:
 def crop(x: Tensor, padding: int, generator: Generator) -> Tensor:
     """Cut h x w windows at random from images with `padding` black pixels around them."""
     n, _, h, w = x.shape
-    shifts = torch.randint(2 * padding + 1, (2, n), generator=generator, device=generator.device).to(x.device)
+    shifts = drawn(lambda shape, **on: torch.randint(2 * padding + 1, shape[::-1], **on).T, (n, 2), generator)
+    down, right = shifts.to(x.device).unbind(1)
     windows = F.pad(x, (padding,) * 4).unfold(2, h, 1).unfold(3, w, 1)  # a view [n c 2p+1 2p+1 h w]
-    return windows[torch.arange(n, device=x.device), :, shifts[0], shifts[1]]
+    return windows[torch.arange(n, device=x.device), :, down, right]
 
 
 def flip(x: Tensor, generator: Generator) -> Tensor:
@@ -105,8 +109,11 @@ def grayscale(x: Tensor, probability: float, generator: Generator) -> Tensor:
 
 def uniform(x: Tensor, generator: Generator, low: float = 0.0, high: float = 1.0) -> Tensor:
     """A number in [low, high) for each image, [n 1 1 1]."""
-    drawn = torch.empty(len(x), 1, 1, 1, device=generator.device).uniform_(low, high, generator=generator)
-    return drawn.to(x)
+
+    def between(shape: tuple[int, ...], generator: Generator, **on: Any) -> Tensor:
+        return torch.empty(shape, **on).uniform_(low, high, generator=generator)
+
+    return drawn(between, (len(x), 1, 1, 1), generator).to(x)
 
 
 def on_host(generator: Generator) -> Generator:

@@ -1,6 +1,7 @@
 """A data set as one tensor: what it holds, how it is split, and what pixels look like outside a model."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -35,10 +36,10 @@ class ImageSet:
         images, labels, what = self.images, self.labels, f"{self.name} ({self.split})"
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise Refusal(f"{what}: images are {describe(images)}; allowed: torch.uint8 [n c h w]")
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            allowed = f"torch.int64 [{len(images)}], one per image"
+        if labels.dtype != torch.int64 or labels.shape != (len(self),):
+            allowed = f"torch.int64 [{len(self)}], one per image"
             raise Refusal(f"{what}: labels are {describe(labels)}; allowed: {allowed}")
-        if not len(images):
+        if not len(self):
             raise Refusal(f"{what}: no images given; allowed: at least one")
         wrong = ((labels < 0) | (labels >= len(self.classes))).nonzero()
         if len(wrong):
@@ -51,7 +52,7 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    def subset(self, indices: Tensor, split: str | None = None) -> "ImageSet":
+    def subset(self, indices: Tensor | slice, split: str | None = None) -> "ImageSet":
         """The images at `indices` (int64 [k], or bool [n]), in that order; `split` names them anew."""
         images, labels = self.images[indices], self.labels[indices]
         return replace(self, images=images, labels=labels, split=split or self.split)
@@ -60,7 +61,7 @@ class ImageSet:
         """The first `count` images, or all if there are fewer."""
         if count < 1:
             raise Refusal(f"first {count} images of {self.name} asked for; allowed: 1 or more")
-        return replace(self, images=self.images[:count], labels=self.labels[:count])
+        return self.subset(slice(count))
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """The same set on `device`."""
@@ -70,24 +71,36 @@ class ImageSet:
         """The images at `indices` as float32 [b c h w] in [0, 1]."""
         return self.images[indices].float().div_(255)
 
+    def ahead(self, indices: Tensor) -> None:
+        """Say which images `pixels` is asked for next; a set that has to read them begins to."""
+
+    def chunks(self) -> Iterator[Tensor]:
+        """All images in order, uint8 [b c h w], as many at a time as is good."""
+        yield self.images
+
     @cached_property
     def sha256(self) -> str:
         """Hex digest of shape, pixels and labels: the same data gives the same digest on every machine."""
-        digest = hashlib.sha256(f"{list(self.images.shape)}\n".encode())
-        digest.update(self.images.cpu().contiguous().numpy().data)
+        digest = hashlib.sha256(f"{[len(self), *self.images.shape[1:]]}\n".encode())
+        for chunk in self.chunks():
+            digest.update(chunk.cpu().contiguous().numpy().data)
         digest.update(self.labels.cpu().numpy().astype("<i8").data)
         return digest.hexdigest()
 
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation (of the population) of each channel, for pixels in [0, 1]."""
         # 256 counts say everything about a channel: exact, and no float copy of the images is made.
-        histograms = [channel.flatten().bincount(minlength=256) for channel in self.images.unbind(1)]
-        counts = torch.stack(histograms).double()
+        counts = torch.stack([histograms(chunk) for chunk in self.chunks()]).sum(0).double()
         values = torch.arange(256, device=counts.device) / counts.new_tensor(255)
         shares = counts / counts.sum(1, keepdim=True)
         mean = (shares * values).sum(1, keepdim=True)
         deviation = (shares * (values - mean).square()).sum(1).sqrt()
         return tuple(mean.flatten().tolist()), tuple(deviation.tolist())
+
+
+def histograms(images: Tensor) -> Tensor:
+    """How often each grey level is in each channel of uint8 [n c h w]: int64 [c 256]."""
+    return torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
 
 
 def hold_out(train: ImageSet, images: int, seed: int = 0) -> tuple[ImageSet, ImageSet]:

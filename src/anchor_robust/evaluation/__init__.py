@@ -1,16 +1,18 @@
 """Robustness in numbers that survive a review: protocols, outcomes per image, intervals, curves, resuming."""
 
+from .course import Bar, silent_bar
 from .curves import CURVES, known_curves
 from .measuring import Measurement, evaluate, measure
 from .protocols import PAPER_EPS, PROTOCOLS, Engine, Protocol, known_attacks, single
 from .resuming import Ledger
 from .searching import Precision
-from .verdicts import Model, evaluating, predict, withstand
+from .verdicts import Model, evaluating, withstand
 
 __all__ = [
     "CURVES",
     "PAPER_EPS",
     "PROTOCOLS",
+    "Bar",
     "Engine",
     "Ledger",
     "Measurement",
@@ -22,7 +24,7 @@ __all__ = [
     "known_attacks",
     "known_curves",
     "measure",
-    "predict",
+    "silent_bar",
     "single",
     "withstand",
 ]

@@ -4,17 +4,20 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from .. import runs
+from .. import processes, runs
+
+Compute = Callable[[], tuple[list[int], bool]]
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One batch of one stage: the images' outcomes (predicted class, or 1 where the model held)."""
+    """One batch of one stage: the classes that the model said of its images."""
 
     outcomes: list[int]
     inside: bool
@@ -46,7 +49,8 @@ class Ledger:
         self.units = {}
         if self.record is None:
             return
-        first = json.dumps({**asked, **self.identity}, sort_keys=True)
+        # Files without this word hold 1 where the model held, not a class; they are not gone on from.
+        first = json.dumps({"outcomes": "classes", **asked, **self.identity}, sort_keys=True)
         key = hashlib.sha256(first.encode()).hexdigest()[:12]
         self.path = self.record.with_name(f"{self.record.stem}.partial-{key}.jsonl")
         kept = whole_lines(self.path)
@@ -58,17 +62,33 @@ class Ledger:
         if self.units:
             self.say(f"going on after {len(self.units)} finished batches, from {self.path}")
         # Written anew, because a kill may have cut the last line short.
-        runs.write_text(self.path, "".join(f"{line}\n" for line in kept))
+        if processes.first():
+            runs.write_text(self.path, "".join(f"{line}\n" for line in kept))
 
-    def unit(self, name: str, compute: Callable[[], tuple[list[int], bool]]) -> Unit:
-        """The unit `name` as it was finished before, or computed and written down."""
-        if name not in self.units:
-            started = time.perf_counter()
-            outcomes, inside = compute()
-            self.units[name] = Unit(outcomes, inside, time.perf_counter() - started)
-            if self.path:
-                self.append(self.path, {"unit": name, **asdict(self.units[name])})
-        return self.units[name]
+    def finished(self, work: Sequence[tuple[str, Compute]]) -> Iterator[Unit]:
+        """Every unit by its name, in order, as it was finished before, or computed and written down.
+
+        Several processes take a unit each, tell each other, and all get all of them.
+        """
+        for start in range(0, len(work), processes.count()):
+            turn = work[start : start + processes.count()]
+            own = [self.computed(*turn[processes.index()])] if processes.index() < len(turn) else []
+            units = chain.from_iterable(processes.everybodys(own))
+            for (name, _), unit in zip(turn, units, strict=True):
+                self.keep(name, unit)
+                yield unit
+
+    def computed(self, name: str, compute: Compute) -> Unit:
+        if name in self.units:
+            return self.units[name]
+        started = time.perf_counter()
+        outcomes, inside = compute()
+        return Unit(outcomes, inside, time.perf_counter() - started)
+
+    def keep(self, name: str, unit: Unit) -> None:
+        if name not in self.units and self.path and processes.first():
+            self.append(self.path, {"unit": name, **asdict(unit)})
+        self.units[name] = unit
 
     def append(self, path: Path, line: Mapping[str, Any]) -> None:
         with runs.writing(path), path.open("a", encoding="utf-8") as handle:
@@ -78,7 +98,7 @@ class Ledger:
 
     def close(self) -> None:
         """The record is written: nothing has to be resumed any more."""
-        if self.path:
+        if self.path and processes.first():
             self.path.unlink(missing_ok=True)
 
 

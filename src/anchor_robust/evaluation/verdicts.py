@@ -6,7 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .. import processes
 from ..attacks import Attack
+from ..draws import part_of
 from ..errors import Refusal
 
 Model = Callable[[Tensor], Tensor]
@@ -28,7 +30,7 @@ def predict(model: Model, x: Tensor, y: Tensor, batch_size: int, advance: Advanc
 def attacked(
     model: Model, attack: Attack, x: Tensor, y: Tensor, generator: torch.Generator, search: Model | None = None
 ) -> tuple[Tensor, bool]:
-    """Which of the images `model` still classifies rightly under `attack`: bool [n], on the CPU.
+    """The classes that `model` says of the images under `attack`: int64 [n], on the CPU.
 
     The attack may look for its adversarials on `search`, a faster form of the same model; the verdict is `model`'s.
     Returns also whether every adversarial lies in the ball and in [0, 1].
@@ -36,7 +38,7 @@ def attacked(
     adversarial = attack(search or model, x, y, generator=generator)
     contained = bool(attack.ball.contains(adversarial, x).all())
     with torch.no_grad():
-        return (model(adversarial).argmax(1) == y).cpu(), contained
+        return model(adversarial).argmax(1).cpu(), contained
 
 
 def withstand(
@@ -44,20 +46,29 @@ def withstand(
     attack: Attack,
     x: Tensor,
     y: Tensor,
-    standing: Tensor,
     generator: torch.Generator,
     batch_size: int,
-    advance: Advance,
     search: Model | None = None,
-) -> tuple[Tensor, bool]:
-    """`attacked` over the images that are `standing` [n], in batches; the others count as fallen."""
-    held, contained = torch.zeros_like(standing), True
-    for indices in batches(standing, batch_size):
-        images, labels = x[indices.to(x.device)], y[indices.to(y.device)]
-        held[indices], inside = attacked(model, attack, images, labels, generator, search)
-        contained &= inside
-        advance(len(indices))
-    return held, contained
+) -> tuple[Tensor, Tensor]:
+    """Which images `model` classifies rightly, and which of them under `attack` as well: bool [n] each, on the CPU.
+
+    Several processes share every batch and draw what one would: the verdicts are those of one process.
+    """
+    correct, held = torch.zeros(2, len(x), dtype=torch.uint8, device=x.device)
+    for indices in batches(torch.ones(len(x), dtype=torch.bool), batch_size):
+        own = indices[processes.part(len(indices))].to(x.device)
+        if len(own):
+            correct[own] = (predict(model, x[own], y[own], batch_size, lambda done: None) == y[own].cpu()).to(correct)
+    correct = processes.total(correct)
+    for indices in batches(correct.bool().cpu(), batch_size):
+        share = processes.part(len(indices))
+        # A process for which nothing is left attacks another's image: its generator has to go where theirs go.
+        images = indices[share if share.start < share.stop else slice(0, 1)].to(x.device)
+        with part_of(generator, share.start, len(indices)) as drawing:
+            answers, _ = attacked(model, attack, x[images], y[images], drawing, search)
+        if share.start < share.stop:
+            held[images] = (answers == y[images].cpu()).to(held)
+    return correct.bool().cpu(), processes.total(held).bool().cpu()
 
 
 def batches(standing: Tensor, batch_size: int) -> tuple[Tensor, ...]:

@@ -11,6 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import Refusal
+from .blockwise import BlockwiseLoss
+from .mining import shares, without
+
+AT_ONCE = 1024  # embeddings, up to which the matrix of similarities is held whole
 
 Selection = Literal["all", "hard", "soft", "leaked"]
 
@@ -42,19 +46,25 @@ def hard_supcon(
         hard_fraction: r, above 0 and at most 1.
 
     Returns a scalar in nats, computed and returned in float32 whatever the surrounding autocast or the
-    embeddings' half precision; float64 stays float64. Memory grows with m^2. Raises Refusal for arguments
+    embeddings' half precision; float64 stays float64. Of more than 1,024 embeddings it is computed block by block
+    (`BlockwiseLoss`): memory grows with m, and it can be differentiated only once. Raises Refusal for arguments
     other than the above.
     """
     _check(embeddings, labels, temperature, hardness, hard_fraction)
     with torch.autocast(embeddings.device.type, enabled=False):
         embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-        itself = torch.eye(len(labels), dtype=torch.bool, device=embeddings.device)
-        positive = (labels[:, None] == labels) & ~itself
+        compute = at_once if len(labels) <= AT_ONCE else BlockwiseLoss.apply
+        return compute(embeddings, labels, temperature, hardness, hard_fraction)
 
-        similarity = embeddings @ embeddings.T
-        log_probability = F.log_softmax(_without(similarity / temperature, itself), dim=1)
-        share = _shares(similarity.detach(), positive, hardness, hard_fraction)
-        return -(share * log_probability).sum() / positive.any(1).sum().clamp(min=1)
+
+def at_once(embeddings: Tensor, labels: Tensor, temperature: float, hardness: float, hard_fraction: float) -> Tensor:
+    """With the whole matrix of similarities [m m]."""
+    itself = torch.eye(len(labels), dtype=torch.bool, device=embeddings.device)
+    positive = (labels[:, None] == labels) & ~itself
+    similarity = embeddings @ embeddings.T
+    log_probability = F.log_softmax(without(similarity / temperature, itself), dim=1)
+    share = shares(similarity.detach(), positive, hardness, hard_fraction)
+    return -(share * log_probability).sum() / positive.any(1).sum().clamp(min=1)
 
 
 def selective_supcon(
@@ -91,29 +101,9 @@ def selective_supcon(
         negative = ~same_label & confused
 
         similarity = embeddings @ embeddings.T / temperature
-        log_probability = F.log_softmax(_without(similarity, ~(positive | negative)), dim=1)
+        log_probability = F.log_softmax(without(similarity, ~(positive | negative)), dim=1)
         share = positive.to(similarity.dtype) / positive.sum(1, keepdim=True).clamp(min=1)
         return -(share * log_probability).sum() / positive.any(1).sum().clamp(min=1)
-
-
-def _shares(similarity: Tensor, positive: Tensor, hardness: float, hard_fraction: float) -> Tensor:
-    """w_ip / |P(i)|, [m m]: softmax of -h s_ip over the positives kept (exp(h) cancels), 0 without any."""
-    kept = positive if hard_fraction == 1 else _hardest(similarity, positive, hard_fraction)
-    return F.softmax(_without(-hardness * similarity, ~kept), dim=1) * kept
-
-
-def _hardest(similarity: Tensor, positive: Tensor, fraction: float) -> Tensor:
-    """The ceil(fraction |P(i)|) positives of lowest similarity in each row, bool [m m]."""
-    order = similarity.masked_fill(~positive, math.inf).argsort(dim=1, stable=True)
-    # In float64 and less a hair, as 0.28 * 25 is 7.000000000000001 and would become 8. At least one stays.
-    quota = (fraction * positive.sum(1, keepdim=True).double() - 1e-9).ceil().clamp(min=1)
-    within_quota = torch.arange(len(positive), device=positive.device) < quota
-    return torch.zeros_like(positive).scatter(1, order, within_quota) & positive
-
-
-def _without(scores: Tensor, excluded: Tensor) -> Tensor:
-    # So low that a softmax gives exactly 0, yet finite: -inf makes NaN of 0 * log(0) and of excluded rows.
-    return scores.masked_fill(excluded, torch.finfo(scores.dtype).min / 2)
 
 
 def _check(embeddings: Tensor, labels: Tensor, temperature: float, hardness: float, hard_fraction: float) -> None:

@@ -14,6 +14,7 @@ from .classifier import Classifier, LogitsOnly, WithHead
 from .folded import Folded
 from .preact_resnet import preact_resnet18
 from .resnet import resnet8, resnet18
+from .synced import synced
 
 BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "resnet8": resnet8,
@@ -21,7 +22,7 @@ BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "preact-resnet18": preact_resnet18,
 }
 
-__all__ = ["BUILT_IN", "Classifier", "Folded", "LogitsOnly", "WithHead", "backbone", "factory", "made"]
+__all__ = ["BUILT_IN", "Classifier", "Folded", "LogitsOnly", "WithHead", "backbone", "factory", "made", "synced"]
 
 
 def factory(name: str) -> Callable[..., nn.Module]:

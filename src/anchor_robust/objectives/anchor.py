@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ..attacks import PGD
 from ..attacks.base import Model
-from ..attacks.pgd import OfOutput
 from ..errors import Refusal
 from ..geometry import collapsed
 from ..losses import hard_supcon
@@ -93,7 +92,8 @@ class Anchor(Objective):
         logits_of = dict(zip(forwarded, logits.chunk(len(forwarded)), strict=True))
         embeddings_of = dict(zip(forwarded, embeddings.chunk(len(forwarded)), strict=True))
 
-        contrast = self.contrastive([embeddings_of[name] for name in self.views], y, learner.progress)
+        compared = [learner.gathered(embeddings_of[name]) for name in self.views]
+        contrast = self.contrastive(compared, learner.gathered(y), learner.progress)
         cross_entropy = learner.cross_entropy(logits_of["adversarial"], y)
         parts = {"cross_entropy": cross_entropy, "contrast": contrast}
         loss = cross_entropy + self.contrast * contrast
@@ -116,11 +116,8 @@ class Anchor(Objective):
     def attacked(self, learner: Learner, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         if not self.attack_contrast:
             return learner.attacked(x, y, generator)
-        with torch.no_grad():
-            clean = learner.net.embed(x)[1]
 
-        def joint(output: Tensor) -> Tensor:
-            logits, embedding = output.tensor_split((output.shape[1] - clean.shape[1],), dim=1)
+        def joint(logits: Tensor, clean: Tensor, embedding: Tensor, y: Tensor) -> Tensor:
             contrast = self.contrastive((clean, embedding), y, learner.progress)
             return F.cross_entropy(logits, y, reduction="none") + self.attack_contrast * contrast
 
@@ -135,17 +132,21 @@ class JointPGD(PGD):
     Attributes:
         embed: Images to logits [n k] and embeddings [n p], in place of the attacked model. It is the learner's twin,
             whose parameters are never trained and whose modules have no training mode: there is nothing to freeze.
-        joint: The loss [n] of both side by side, [n k + p].
+        joint: The loss [n] of attacked images: of their logits [n k], clean and attacked embeddings [n p], labels [n].
     """
 
     embed: Callable[[Tensor], tuple[Tensor, Tensor]] = field(kw_only=True)
-    joint: OfOutput = field(kw_only=True)
+    joint: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = field(kw_only=True)
 
     def search(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        with torch.no_grad():
+            clean = self.embed(x)[1]
+
         def side_by_side(candidates: Tensor) -> Tensor:
             return torch.cat([output.float() for output in self.embed(candidates)], dim=1)
 
-        def damage(candidates: Tensor) -> Tensor:
-            return self.joint(side_by_side(candidates))
+        def loss(output: Tensor) -> Tensor:
+            logits, embedding = output.tensor_split((output.shape[1] - clean.shape[1],), dim=1)
+            return self.joint(logits, clean, embedding, y)
 
-        return self.climb(side_by_side, self.joint, damage, x, generator)
+        return self.climb(side_by_side, loss, lambda candidates: loss(side_by_side(candidates)), x, generator)

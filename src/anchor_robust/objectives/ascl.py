@@ -60,11 +60,12 @@ class AdversarialSupervisedContrast(Objective):
         adversarial = learner.attacked(clean, y, generator)
         logits, embeddings = learner.forward(torch.cat([clean, adversarial]))
         clean_logits, adversarial_logits = logits.chunk(2)
+        z, labels, predictions = map(learner.gathered, (embeddings, y.repeat(2), logits.argmax(1)))
         parts = {
             "cross_entropy": learner.cross_entropy(adversarial_logits, y),
             "clean_cross_entropy": learner.cross_entropy(clean_logits, y),
             "divergence": kl_divergence(clean_logits, adversarial_logits).mean(),
-            "contrast": selective_supcon(embeddings, y.repeat(2), logits.argmax(1), self.selection, self.temperature),
+            "contrast": selective_supcon(z, labels, predictions, self.selection, self.temperature),
         }
         loss = (
             parts["cross_entropy"]

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import processes
 from ..attacks import PGD, Attack
+from ..draws import parts
 
 View = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -32,7 +34,8 @@ class Learner:
 
     `progress` is the share of the training that is done, for what changes on the way. `targets` [n k] are the classes'
     shares of mixed images (mixup, CutMix), whose labels are then those of the larger share. `trusted` spares the attack
-    a look at its pixels, for which it would have to wait.
+    a look at its pixels, for which it would have to wait. `micro_batch`, if not 0, is how many images are attacked at a
+    time.
     """
 
     net: Embedder
@@ -44,6 +47,7 @@ class Learner:
     progress: float = 0.0
     targets: Tensor | None = None
     trusted: bool = False
+    micro_batch: int = 0
 
     def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
         """Mean cross-entropy of the batch's images, in their order, in at least float32, with label smoothing."""
@@ -57,12 +61,25 @@ class Learner:
         of_target = losses.gather(1, y[:, None]) if self.targets is None else (self.targets * losses).sum(1)
         return (1 - self.label_smoothing) * of_target.mean() + self.label_smoothing * losses.mean()
 
+    def gathered(self, rows: Tensor) -> Tensor:
+        """The rows [n ...] of the whole batch where several processes share it, gradients included.
+
+        What a mean over images gives needs no gathering: gradients are averaged over the processes. A loss that
+        compares images with each other does.
+        """
+        return processes.gathered(rows)
+
     def attacked(self, x: Tensor, y: Tensor, generator: torch.Generator, attack: Attack | None = None) -> Tensor:
         """The adversarial view of x [n c h w]: inside the ball around x and inside [0, 1].
 
         `attack` in place of the recipe's is usually a variant of it: `dataclasses.replace(learner.attack, loss="kl")`.
         """
-        return (attack or self.attack)(self.net, x, y, generator=generator, trusted=self.trusted)
+        search = attack or self.attack
+        attacked = [
+            search(self.net, x[part], y[part], generator=own, trusted=self.trusted)
+            for part, own in parts(len(x), self.micro_batch, generator)
+        ]
+        return torch.cat(attacked) if len(attacked) > 1 else attacked[0]
 
 
 @dataclass(frozen=True)

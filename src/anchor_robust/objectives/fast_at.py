@@ -52,7 +52,7 @@ class FastAdversarialTraining(Objective):
             thorough = learner.attacked(clean[:few], y[:few], generator)
             with torch.no_grad():
                 fooled_late = self.holds(learner, adversarial[:few], y[:few]) & ~self.holds(learner, thorough, y[:few])
-            overfitted = (fooled_late.float().mean() > self.gap).float()
+            overfitted = (learner.gathered(fooled_late.float()).mean() > self.gap).float()
             if overfitted:
                 adversarial = learner.attacked(clean, y, generator)
         logits, _ = learner.forward(adversarial)

@@ -1,20 +1,25 @@
 """Training: settle the settings, build what they name, fit."""
 
 import dataclasses
+import io
 import uuid
 from pathlib import Path
 from typing import Any
 
-from .. import checkpoint, data, runs
+from rich.console import Console
+
+from .. import checkpoint, data, processes, runs
 from ..checkpoint import State
+from ..data import ImageSet
 from ..display import Display
 from ..errors import Refusal
 from ..recipe import Recipe, settle
 from . import tracking
 from .explanation import Explanation, explained
 from .followers import Follower, follower
+from .launch import launched
 from .loop import Interrupted, fit, save_state, shuffled, validate
-from .setup import Training, accelerate, build, circumstances, searched
+from .setup import Training, accelerate, build, circumstances, precision, searched
 
 __all__ = [
     "Interrupted",
@@ -24,6 +29,8 @@ __all__ = [
     "circumstances",
     "explain",
     "fit",
+    "heard",
+    "launched",
     "restore",
     "resume",
     "searched",
@@ -33,21 +40,34 @@ __all__ = [
 ]
 
 
-def start(recipe: Recipe, run: Path, data_dir: str | None, display: Display, logger: str | None = None) -> Path:
-    """Train `recipe` into the new directory `run`; `logger` is tensorboard, mlflow or wandb, if the run has one."""
-    runs.check_free(run)
+def start(
+    recipe: Recipe,
+    run: Path,
+    data_dir: str | None,
+    display: Display,
+    logger: str | None = None,
+    devices: int | None = None,
+    nodes: int | None = None,
+) -> Path:
+    """Train `recipe` into the new directory `run`, in one process or several (see `launched`).
+
+    `logger` is tensorboard, mlflow or wandb, if the run has one.
+    """
     kept = {"logger": {"name": logger, "key": uuid.uuid4().hex}} if logger else {}
-    loggers = following(kept, run)
-    training = build(recipe, data.load(recipe.data.name, "train", data_dir), run)
-    training.loggers = loggers
-    with runs.beginning(run):
-        runs.write_text(run / runs.RECIPE, recipe.text())
-        runs.write_json(run / runs.ENVIRONMENT, circumstances(training) | kept)
-        save_state(training, State())
-        tracking.begin(training)
-    with tracking.followed(training, display):
-        accelerate(training, display)
-        fit(training, State(), display)
+    with launched(devices, nodes, precision(recipe)) as fabric:
+        with processes.refusing_together():
+            if processes.first():
+                runs.check_free(run)
+            loggers = following(kept, run)
+        training = build(recipe, loaded(recipe, data_dir, fabric.local_rank == 0), run, fabric)
+        training.loggers = loggers
+        if processes.first():
+            with runs.beginning(run):
+                runs.write_text(run / runs.RECIPE, recipe.text())
+                runs.write_json(run / runs.ENVIRONMENT, circumstances(training) | kept)
+                save_state(training, State())
+                tracking.begin(training)
+        go_on(training, State(), heard(display))
     return run
 
 
@@ -56,30 +76,57 @@ def explain(recipe: Recipe, data_dir: str | None) -> Explanation:
     return explained(build(recipe, data.load(recipe.data.name, "train", data_dir), Path()))
 
 
-def resume(run: Path, data_dir: str | None, display: Display) -> Path:
-    """Go on with a run that was stopped, to the very weights that it would have reached without the stop."""
+def resume(
+    run: Path, data_dir: str | None, display: Display, devices: int | None = None, nodes: int | None = None
+) -> Path:
+    """Go on with a run that was stopped, to the very weights that it would have reached without the stop.
+
+    With another number of processes, to rounding: they add up in another order.
+    """
     saved = checkpoint.read_state(run / runs.LAST)
     recipe = settle(str(run / runs.RECIPE))
     before = runs.read_json(run / runs.ENVIRONMENT)
-    loggers = following(before, run)
-    training = build(recipe, data.load(recipe.data.name, "train", data_dir), run)
-    training.loggers = loggers
-    if before["data"] != circumstances(training)["data"]:
-        raise Refusal(f"{run} was trained on other images than {recipe.data.name} now holds; give the data it had")
-    state = restore(training, saved)
-    runs.clear_partial(run)
-    runs.keep_metrics(run, state.step)
-    tracking.begin(training)
-    with tracking.followed(training, display):
-        accelerate(training, display)
-        fit(training, state, display)
+    with launched(devices, nodes, precision(recipe)) as fabric:
+        with processes.refusing_together():
+            loggers = following(before, run)
+        training = build(recipe, loaded(recipe, data_dir, fabric.local_rank == 0), run, fabric)
+        training.loggers = loggers
+        with processes.refusing_together():
+            if before["data"] != circumstances(training)["data"]:
+                raise Refusal(f"{run} was trained on other images than {recipe.data.name} now holds; give it those")
+            state = restore(training, saved)
+            if processes.first():
+                runs.clear_partial(run)
+                runs.keep_metrics(run, state.step)
+                tracking.begin(training)
+        go_on(training, state, heard(display))
     return run
 
 
+def go_on(training: Training, state: State, display: Display) -> None:
+    with tracking.followed(training, display):
+        accelerate(training, display)
+        fit(training, state, display)
+
+
+def loaded(recipe: Recipe, data_dir: str | None, ahead: bool) -> ImageSet:
+    """The training images; what has to be fetched is fetched by one process on each machine, the one `ahead`."""
+    for turn in (True, False):
+        with processes.refusing_together():
+            if turn == ahead:
+                images = data.load(recipe.data.name, "train", data_dir)
+    return images
+
+
+def heard(display: Display) -> Display:
+    """The display in the process that speaks, one that shows nothing in all others."""
+    return display if processes.first() else Display(Console(file=io.StringIO()))
+
+
 def following(environment: dict[str, Any], run: Path) -> list[Follower]:
-    """The logger that a run was started with, if any, as its environment.json names it."""
+    """The logger that a run was started with, if any, as its environment.json names it; for the first process."""
     kept = environment.get("logger")
-    return [follower(kept["name"], run, kept["key"])] if kept else []
+    return [follower(kept["name"], run, kept["key"])] if kept and processes.first() else []
 
 
 def restore(training: Training, saved: dict[str, Any]) -> State:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from .. import environment
+from ..data.mapped import MappedSet
 from . import fast
 from .fast import FastPath
 from .setup import PATIENCE, Training, compiling
@@ -53,11 +54,11 @@ def decided(training: Training) -> list[FastPath]:
 
 def everywhere(training: Training) -> list[FastPath]:
     """What is done always; without it stands what other code does."""
-    megabytes = training.train.images.nbytes / 1e6
+    megabytes, resident = training.train.images.nbytes / 1e6, not isinstance(training.train, MappedSet)
     return [
         FastPath("gradients of the images alone", True, "always", "gradients of every parameter as well"),
         FastPath("channels last", True, "always", "channels first"),
-        FastPath("data set on the device", True, f"{megabytes:,.1f} MB as uint8", "copied batch by batch"),
+        FastPath("data set on the device", resident, f"{megabytes:,.1f} MB as uint8", "each batch, a step ahead"),
         FastPath("augmentation of whole batches", True, "always", "image by image in worker processes"),
         FastPath("fused optimizer, grouped average", True, "always", "tensor by tensor"),
     ]

@@ -2,22 +2,23 @@
 
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import checkpoint, environment, runs
+from .. import checkpoint, environment, processes, runs
 from ..checkpoint import State
 from ..display import Display, Plan
-from ..evaluation import evaluating, predict, withstand
+from ..evaluation import evaluating, withstand
 from ..interrupt import interruptible
 from ..models import LogitsOnly
 from ..optimise import learning_rate
 from .setup import Training, searched
 from .tracking import track
-from .update import STRIDE, check_finite, step
+from .update import STRIDE, check_finite, step, to_read
 
 
 class Interrupted(KeyboardInterrupt):
@@ -35,16 +36,19 @@ def fit(training: Training, state: State, display: Display) -> None:
     with interruptible() as stop_asked, own_generator, display.training(plan(training, state, per_epoch)) as observer:
         while state.step < steps:
             epoch = state.step // per_epoch
-            order = shuffled(len(training.train), recipe.seed, epoch).to(training.fabric.device)
+            order = shuffled(len(training.train), recipe.seed, epoch).to(training.train.images.device)
+            batches = order[: per_epoch * settings.batch_size].split(settings.batch_size)
             started, first = time.perf_counter(), state.step
             point = partial(log_point, training, state, steps, first, started)
             while state.step < (epoch + 1) * per_epoch:
-                if stop_asked():
+                if stopping(training, state, stop_asked):
                     state.seconds += time.perf_counter() - started
                     save_state(training, state)
                     raise Interrupted(f"stopped at step {state.step}; anchor train --resume {training.run} goes on")
-                position = (state.step % per_epoch) * settings.batch_size
-                state.add(step(training, state.step, steps, order[position : position + settings.batch_size]))
+                place = state.step % per_epoch
+                for following in batches[place + 1 : place + 2]:
+                    training.train.ahead(to_read(training, following))
+                state.add(step(training, state.step, steps, batches[place]))
                 observer.step(point)
             line = point()
             state.turn()
@@ -53,15 +57,23 @@ def fit(training: Training, state: State, display: Display) -> None:
             if (epoch + 1) % recipe.validation.every == 0 or state.step == steps:
                 line |= validate(training)
                 keep_best(training, state, line)
-            runs.append_metrics(training.run, line)
+            if processes.first():
+                runs.append_metrics(training.run, line)
             save_state(training, state)
             observer.epoch(line)
             track(training, line, display)
             if warning := recipe.objective.warning(line, settings.batch_size):
                 display.warning(warning)
-        if stop_asked():
+        if processes.any_says(stop_asked()):
             raise Interrupted(f"stopped at the end: {training.run} is finished")
         observer.finished(training.run / runs.WEIGHTS, state.best)
+
+
+def stopping(training: Training, state: State, asked: Callable[[], bool]) -> bool:
+    """Whether to stop: alone at once; several processes ask each other as seldom as they wait for the device."""
+    if processes.count() == 1:
+        return asked()
+    return state.step % training.patience == 0 and processes.any_says(asked())
 
 
 def plan(training: Training, state: State, per_epoch: int) -> Plan:
@@ -101,10 +113,10 @@ def validate(training: Training) -> dict[str, float]:
     model, search = LogitsOnly(averaged), searched(averaged, training.fabric)
     x, y = training.validation.pixels(slice(None)), training.validation.labels
     generator = torch.Generator(x.device).manual_seed(recipe.seed)
-    attack, size = recipe.validation.pgd(recipe.threat), recipe.optimise.batch_size
+    attack = recipe.validation.pgd(recipe.threat)
+    size = recipe.optimise.micro_batch or recipe.optimise.batch_size
     with evaluating(model, x.device):
-        correct = predict(model, x, y, size, lambda done: None) == y.cpu()
-        held, _ = withstand(model, attack, x, y, correct, generator, size, lambda done: None, search)
+        correct, held = withstand(model, attack, x, y, generator, size, search)
     return {"validation_clean": correct.double().mean().item(), "validation_robust": held.double().mean().item()}
 
 
@@ -116,11 +128,14 @@ def keep_best(training: Training, state: State, line: dict[str, Any]) -> None:
         header = training.header | {
             "validation": {key: line[key] for key in ("epoch", "validation_clean", "validation_robust")}
         }
-        checkpoint.save_weights(training.run / runs.WEIGHTS, training.average.network, header)
+        if processes.first():
+            checkpoint.save_weights(training.run / runs.WEIGHTS, training.average.network, header)
 
 
 def save_state(training: Training, state: State) -> None:
     check_finite(training, state.step)
+    if not processes.first():
+        return
     checkpoint.save_state(
         training.run / runs.LAST,
         {

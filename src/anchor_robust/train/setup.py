@@ -1,27 +1,25 @@
-"""From a recipe to everything that training works with. This file and followers.py alone know Lightning Fabric."""
+"""From a recipe to everything that training works with."""
 
-import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from .. import data, environment
+from .. import data, environment, processes
 from ..data import ImageSet, augment
 from ..display import Display
+from ..draws import PartGenerator
 from ..errors import Refusal
-from ..models import Classifier, Folded, backbone
+from ..models import Classifier, Folded, backbone, synced
 from ..objectives import Learner
-from ..optimise import Average, sgd
+from ..optimise import Average, Optimise, sgd
 from ..recipe import Recipe
-from . import fast
+from . import fast, launch
 from .followers import Follower
-
-# What Fabric announces at the start (the precision) stands in environment.json.
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 PATIENCE = 100  # steps on an accelerator from one look at pixels and losses to the next: looking is waiting
 
@@ -39,7 +37,7 @@ class Training:
     train: ImageSet
     validation: ImageSet
     network: Classifier
-    wrapped: nn.Module
+    wrapped: Any  # Fabric's own kind of module, which torch.compile and no_backward_sync tell apart
     search: Folded
     learner: Learner
     optimizer: torch.optim.Optimizer
@@ -51,13 +49,11 @@ class Training:
     loggers: list[Follower] = field(default_factory=list)
 
 
-def build(recipe: Recipe, images: ImageSet, run: Path) -> Training:
+def build(recipe: Recipe, images: ImageSet, run: Path, fabric: Fabric | None = None) -> Training:
     """Everything that the recipe names, on the device, weights drawn from the recipe's seed."""
     settings = recipe.optimise
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     environment.keep_freed_memory()
-    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed" if fast.bf16(settings, device).taken else "32-true"
-    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
+    fabric = fabric or launch.fabric(precision(recipe))
     shape = (images.images.shape[1], images.images.shape[2], images.images.shape[3])
     train_images, validation = data.hold_out(images, recipe.validation.images)
     if recipe.data.crop >= min(images.images.shape[2:]):
@@ -66,6 +62,8 @@ def build(recipe: Recipe, images: ImageSet, run: Path) -> Training:
         )
     if len(train_images) < settings.batch_size:
         raise Refusal(f"optimise.batch_size {settings.batch_size} given; there are {len(train_images)} training images")
+    own = processes.part(settings.batch_size)
+    check_divisible(settings.batch_size, processes.count(), settings.micro_batch)
     mean, std = train_images.channel_statistics()
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
@@ -73,7 +71,8 @@ def build(recipe: Recipe, images: ImageSet, run: Path) -> Training:
         network = Classifier(network, mean, std, recipe.objective.projection_width)
     # torch's annotations know no memory_format without a device and a dtype.
     network.to(fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    wrapped, optimizer = fabric.setup(network, sgd(network, settings))
+    alone = processes.count() == 1
+    wrapped, optimizer = fabric.setup(network if alone else synced(network), sgd(network, settings))
     search = searched(network, fabric)
     return Training(
         fabric=fabric,
@@ -86,15 +85,18 @@ def build(recipe: Recipe, images: ImageSet, run: Path) -> Training:
         search=search,
         learner=Learner(
             net=search,
-            forward=wrapped,
+            forward=wrapped if alone else connected(wrapped),
             attack=recipe.attack.at(recipe.threat, 1.0),
             light=lambda x, g: augment.light(x, recipe.data.crop, recipe.data.flip, g),
             strong=lambda x, g: augment.strong(x, recipe.data.flip, g),
             label_smoothing=settings.label_smoothing,
+            micro_batch=settings.micro_batch,
         ),
         optimizer=optimizer,
         average=Average(network, settings.ema),
-        generator=torch.Generator(fabric.device).manual_seed(recipe.seed),
+        generator=(
+            torch.Generator(fabric.device) if alone else PartGenerator.of(own.start, settings.batch_size, fabric.device)
+        ).manual_seed(recipe.seed),
         header={
             "model": {"name": recipe.model.name, **recipe.model.settings},
             "classes": list(images.classes),
@@ -107,6 +109,40 @@ def build(recipe: Recipe, images: ImageSet, run: Path) -> Training:
     )
 
 
+def connected(wrapped: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The training pass for several processes, which wait for a gradient of every weight.
+
+    A loss that leaves the embedding out, or the logits, gives the weights behind them a gradient of 0.
+    """
+
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        logits, embedding = wrapped(x)
+        return logits + 0 * embedding.sum(), embedding + 0 * logits.sum()
+
+    return forward
+
+
+def precision(recipe: Recipe) -> launch.Precision:
+    """Fabric's name of the precision that the recipe asks for on this machine."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return "bf16-mixed" if fast.bf16(recipe.optimise, device).taken else "32-true"
+
+
+def check_divisible(batch_size: int, processes: int, micro_batch: int) -> None:
+    """Refuse a batch that cannot be shared evenly: between processes, and there in micro-batches."""
+    if batch_size % processes:
+        raise Refusal(f"optimise.batch_size {batch_size} given; allowed: a multiple of the {processes} processes")
+    each = batch_size // processes
+    if 0 < micro_batch < each and each % micro_batch:
+        raise Refusal(f"optimise.micro_batch {micro_batch} given; allowed: what divides a process's {each} images")
+
+
+def at_a_time(settings: Optimise) -> int:
+    """Images that a process attacks and passes through the network at once."""
+    each = settings.batch_size // processes.count()
+    return min(settings.micro_batch or each, each)
+
+
 def compiling(training: Training) -> fast.FastPath:
     settings = training.recipe.optimise
     return fast.compiling(settings, training.fabric.device, len(training.train) * settings.epochs)
@@ -117,7 +153,7 @@ def accelerate(training: Training, display: Display) -> None:
     if not compiling(training).taken:
         return
     display.line("compiling, which takes a minute or two; --optimise.compile never does without")
-    learner, batch = training.learner, slice(training.recipe.optimise.batch_size)
+    learner, batch = training.learner, slice(at_a_time(training.recipe.optimise))
     x = training.train.pixels(batch).contiguous(memory_format=torch.channels_last)
     x = learner.light(x, torch.Generator(x.device).manual_seed(0))
     training.search.refresh()
@@ -126,17 +162,27 @@ def accelerate(training: Training, display: Display) -> None:
         display.line(f"not compiled, which costs time and changes nothing else: {fault}")
         return
     training.search = search
-    training.learner = replace(learner, net=search, forward=torch.compile(training.wrapped, dynamic=False))
+    training.learner = replace(learner, net=search)
+    # Between processes, what they tell each other would cut the graph of the training pass into many.
+    if processes.count() == 1:
+        training.learner = replace(training.learner, forward=torch.compile(training.wrapped, dynamic=False))
 
 
 def circumstances(training: Training) -> dict[str, Any]:
     """What the numbers of a run depend on beside its recipe."""
+    settings = training.recipe.optimise
     splits = {
         split.split: {"images": len(split), "sha256": split.sha256} for split in (training.train, training.validation)
     }
     return {
         **environment.describe(training.fabric.device),
         "precision": training.fabric.strategy.precision.precision,
+        "processes": processes.count(),
+        "batch": {
+            "global": settings.batch_size,
+            "process": settings.batch_size // processes.count(),
+            "at_a_time": at_a_time(settings),
+        },
         "passes": training.recipe.passes(),
         "parameters": sum(parameter.numel() for parameter in training.network.parameters()),
         "data": {"name": training.train.name, **splits},

@@ -92,7 +92,8 @@ def show(training: Training, step: int) -> None:
     views = ["clean"] * len(x) + ["attacked"] * len(x)
     classes = [images.classes[label] for label in [*y.tolist() * 2, *logits.argmax(1).tolist()]]
     rows = [list(row) for row in zip(classes, views, classes[len(both) :], strict=False)]
-    shown = pictures.grid(images.images[:SHOWN].cpu(), x_adv[:SHOWN].mul(255).round().byte().cpu())
+    clean, attacked = (each[:SHOWN].mul(255).round().byte().cpu() for each in (x, x_adv))
+    shown = pictures.grid(clean, attacked)
     for logger in training.loggers:
         logger.log_picture("adversarial", shown, step)
         logger.log_embeddings(embeddings.cpu(), rows, both.cpu(), step)

@@ -1,18 +1,19 @@
 """One update of the weights."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .. import runs
+from .. import processes, runs
 from ..attacks import Attack
 from ..data.mix import mix
 from ..errors import Refusal
-from ..objectives import Learner, Step
-from ..optimise import learning_rate, perturbed
+from ..objectives import Learner
+from ..optimise import learning_rate, perturbed, unmoved_statistics
+from .in_parts import InParts
 from .setup import Training
 
 STRIDE = 1_000_003  # keeps the seeds of one run's epochs and steps from those of the next seed's run
@@ -23,7 +24,7 @@ def step(training: Training, number: int, steps: int, indices: Tensor) -> dict[s
     recipe, settings = training.recipe, training.recipe.optimise
     training.wrapped.train()
     # What draws from the global generator, such as a dropout layer, is a function of seed and step too.
-    torch.manual_seed(recipe.seed * STRIDE + number)
+    torch.manual_seed(global_seed(recipe.seed, number, processes.index()))
     training.search.refresh()
     learner, x, y = batch(training, indices, number, steps)
     weights: AbstractContextManager[None] = nullcontext()
@@ -35,7 +36,7 @@ def step(training: Training, number: int, steps: int, indices: Tensor) -> dict[s
         gradients = {name: p.grad.clone() for name, p in training.network.named_parameters() if p.grad is not None}
         weights = perturbed(training.network, gradients, settings.awp)
     with weights:
-        outcome = descend(training, learner, x, y, number)
+        reported = descend(training, learner, x, y, number)
     for group in training.optimizer.param_groups:
         group["lr"] = learning_rate(settings, number, steps)
     if settings.clip:
@@ -44,34 +45,54 @@ def step(training: Training, number: int, steps: int, indices: Tensor) -> dict[s
         )
     training.optimizer.step()
     training.average.update(training.network, number - round(settings.ema_from * steps))
-    rightly = (outcome.logits.argmax(1) == y).float().mean()
-    return {"loss": outcome.loss, **outcome.parts, "batch_accuracy": rightly}
+    return reported
+
+
+def to_read(training: Training, indices: Tensor) -> Tensor:
+    """The images of a step that this process reads: its part, or all where images are mixed, as partners are any."""
+    return indices if training.recipe.data.mix != "none" else indices[processes.part(len(indices))]
 
 
 def batch(training: Training, indices: Tensor, number: int, steps: int) -> tuple[Learner, Tensor, Tensor]:
-    """The images and labels of a step, mixed if the recipe says so, and the learner as it is at this point."""
+    """This process's images and labels of a step, mixed if the recipe says so, and the learner at this point."""
     recipe, progress = training.recipe, (number + 1) / steps
-    x = training.train.pixels(indices).contiguous(memory_format=torch.channels_last)
-    y, targets = training.train.labels[indices], None
+    own, read = processes.part(len(indices)), to_read(training, indices)
+    x = training.train.pixels(read).contiguous(memory_format=torch.channels_last)
+    y, targets = training.train.labels[read], None
     if recipe.data.mix != "none":
         classes = len(training.train.classes)
         mixed = mix(x, y, classes, recipe.data.mix, recipe.data.mix_alpha, training.generator)
-        x, y, targets = mixed.images, mixed.labels, mixed.targets
+        x, y, targets = mixed.images[own], mixed.labels[own], mixed.targets[own]
     attack = recipe.attack.at(recipe.threat, progress)
     trusted = number % training.patience > 0
     return replace(training.learner, attack=attack, progress=progress, targets=targets, trusted=trusted), x, y
 
 
-def descend(training: Training, learner: Learner, x: Tensor, y: Tensor, number: int) -> Step:
-    """The objective's loss, and its gradient in the parameters."""
+def descend(training: Training, learner: Learner, x: Tensor, y: Tensor, number: int) -> dict[str, Tensor]:
+    """The gradient of the objective's loss in the parameters; returns what is reported of the whole batch."""
+    in_parts = None
+    if 0 < learner.micro_batch < len(x):
+        parts = len(x) // learner.micro_batch
+        seeds = [global_seed(training.recipe.seed, number, processes.index() * parts + part) for part in range(parts)]
+        in_parts = InParts(training, learner, len(x), seeds)
+        learner = replace(learner, forward=in_parts.forward)
     outcome = training.recipe.objective(learner, x, y, training.generator)
-    losses = {"loss": outcome.loss, **outcome.parts}
-    training.unread.append((number, {name: value.detach() for name, value in losses.items()}))
+    rightly = (outcome.logits.argmax(1) == y).float().mean()
+    reported = processes.averaged({"loss": outcome.loss, **outcome.parts, "batch_accuracy": rightly})
+    losses = {name: reported[name].detach() for name in ("loss", *outcome.parts)}
+    training.unread.append((number, losses))
     if len(training.unread) >= training.patience:
         check_losses(training)
     training.optimizer.zero_grad()
     training.fabric.backward(outcome.loss)
-    return outcome
+    if in_parts:
+        in_parts.backward()
+    return reported
+
+
+def global_seed(seed: int, number: int, part: int = 0) -> int:
+    """What the global generator is seeded with for a part of the batch of step `number`."""
+    return (seed + part * STRIDE) * STRIDE + number
 
 
 @dataclass(frozen=True)
@@ -103,17 +124,6 @@ class Replaying(Learner):
 
     def rewind(self) -> None:
         self.position[0] = 0
-
-
-@contextmanager
-def unmoved_statistics(network: nn.Module) -> Iterator[None]:
-    """Let a pass in training mode leave no trace in BatchNorm's running statistics."""
-    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, value in before:
-            buffer.copy_(value)
 
 
 def diverged(training: Training, what: str) -> str:

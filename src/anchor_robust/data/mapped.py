@@ -1,0 +1,101 @@
+"""Images of the user's own in more bytes than memory has: NumPy arrays that stay on the disk until they are read."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import Refusal, one_line
+from .images import ImageSet
+
+CHUNK = 4096  # images that are looked at together where all have to be
+LAYOUT = (
+    "FOLDER/train and FOLDER/test, each with x.npy, uint8 [n h w c], and y.npy, integers [n]; classes.txt is optional"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class MappedSet(ImageSet):
+    """Labelled images in a memory-mapped file: `rows` of `images`, in that order. Batches are those of an ImageSet.
+
+    `ahead` lets a thread read and copy to the device what `pixels` is asked for next.
+    """
+
+    rows: Tensor = field(kw_only=True)
+    reader: ThreadPoolExecutor = field(init=False, default_factory=lambda: ThreadPoolExecutor(1, "reader"))
+    # The batch that is asked for next, and the one after it.
+    expected: deque[tuple[Tensor, Future[Tensor]]] = field(init=False, default_factory=lambda: deque(maxlen=2))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def subset(self, indices: Tensor | slice, split: str | None = None) -> "MappedSet":
+        return replace(self, rows=self.rows[indices], labels=self.labels[indices], split=split or self.split)
+
+    def to(self, device: torch.device | str) -> "MappedSet":
+        """The same set, whose labels lie on `device`, and its batches once they are read."""
+        return replace(self, labels=self.labels.to(device))
+
+    def ahead(self, indices: Tensor) -> None:
+        self.expected.append((indices, self.reader.submit(self.read, indices)))
+
+    def pixels(self, indices: Tensor | slice) -> Tensor:
+        for awaited, batch in self.expected:
+            if isinstance(indices, Tensor) and torch.equal(awaited, indices):
+                return batch.result().float().div_(255)
+        return self.read(indices).float().div_(255)
+
+    def read(self, indices: Tensor | slice) -> Tensor:
+        """The images at `indices`, uint8 [b c h w], on the labels' device."""
+        batch = self.images.permute(0, 2, 3, 1).index_select(0, self.rows[indices]).permute(0, 3, 1, 2)
+        if self.labels.is_cuda:
+            return batch.pin_memory().to(self.labels.device, non_blocking=True)
+        return batch
+
+    def chunks(self) -> Iterator[Tensor]:
+        for start in range(0, len(self), CHUNK):
+            yield self.read(slice(start, start + CHUNK))
+
+
+def folder(path: str | Path, split: str) -> MappedSet:
+    """The `split` of a folder: `split`/x.npy, uint8 [n h w c] with c 1 or 3, `split`/y.npy, and optional classes.txt.
+
+    classes.txt names a class a line; without it there are as many as labels in the training images, 0 to max(y).
+    Raises Refusal when something is missing, broken or of another form.
+    """
+    x, y = (mapped(Path(path) / split / name) for name in ("x.npy", "y.npy"))
+    if x.dtype != np.uint8 or x.ndim != 4 or not len(x) or x.shape[3] not in (1, 3):
+        raise Refusal(f"{path}/{split}/x.npy holds {x.dtype} {list(x.shape)}; allowed: uint8 [n h w c], c 1 or 3")
+    if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
+        raise Refusal(f"{path}/{split}/y.npy holds {y.dtype} {list(y.shape)}; allowed: an integer for each of {len(x)}")
+    return MappedSet(
+        images=torch.from_numpy(x).permute(0, 3, 1, 2),
+        labels=torch.from_numpy(y.astype(np.int64)),
+        classes=class_names(Path(path)),
+        name=str(path),
+        split=split,
+        rows=torch.arange(len(x)),
+    )
+
+
+def class_names(path: Path) -> tuple[str, ...]:
+    named = path / "classes.txt"
+    if named.is_file():
+        return tuple(named.read_text(encoding="utf-8").splitlines())
+    labels = mapped(path / "train" / "y.npy")
+    return tuple(map(str, range(max(int(labels.max(initial=0)), 0) + 1)))
+
+
+def mapped(path: Path) -> np.ndarray:
+    """The array in a file; it is read where it is looked at, and changes to it are never written."""
+    try:
+        return np.load(path, mmap_mode="c", allow_pickle=False)
+    except FileNotFoundError:
+        raise Refusal(f"{path} is missing; a data set of your own is {LAYOUT}") from None
+    except Exception as error:  # a broken file can fail anywhere in the reader
+        raise Refusal(f"{path} cannot be read ({one_line(error)}); give a file that np.save has written") from error
