@@ -64,11 +64,14 @@ def launched(
         made.launch()
     except Exception as error:
         raise Refusal(f"--devices {asked[0]} --nodes {asked[1]}: no processes ({one_line(error)})") from error
-    children = getattr(made.strategy.launcher, "procs", [])
+    watched = getattr(made.strategy.launcher, "procs", [])
+    children = list(watched)
     try:
         yield made
         made.barrier()
     except BaseException as error:
+        # Fabric watches them and kills this process, too, when one dies: it is to watch none, as this one has to speak.
+        watched.clear()
         for child in children:
             child.kill()
         ending = told(error)
@@ -85,8 +88,8 @@ def told(error: BaseException) -> BaseException:
     if isinstance(error, Refusal | KeyboardInterrupt):
         return error if processes.first() else SystemExit()
     if isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST):
-        lost = f"process {processes.index()} has lost the others (--debug shows why)"
-        return Refusal(f"{lost}; what was saved stays, go on from it")
+        lost = f"process {processes.index()} has lost the others"
+        return Refusal(f"{lost} (--debug shows why); what was saved stays, go on from it")
     return error
 
 
