@@ -55,7 +55,8 @@ def test_evaluate_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for result in record["results"]:
         assert set(expected_keys) <= result.keys()
     outcomes = np.load(run / runs.OUTCOMES)
-    assert set(outcomes.files) == {"label", "clean_prediction", "held_pgd20", "held_pgd20-2-255"}
+    under = {f"{what}_{attack}" for what in ("held", "prediction") for attack in ("pgd20", "pgd20-2-255")}
+    assert set(outcomes.files) == {"label", "clean_prediction"} | under
     clean = outcomes["clean_prediction"] == outcomes["label"]
     assert record["results"][0]["accuracy"] == clean.mean()
     assert record["results"][1]["accuracy"] == outcomes["held_pgd20"].mean()
@@ -96,7 +97,12 @@ def test_a_quiet_evaluation_prints_its_result_alone(
 def test_a_card_lies_beside_the_record(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "numbers.json"
     assert main(["evaluate", str(run), "--limit", "50", "--curve", "steps,eps", "--out", str(out)]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["numbers.json", "numbers.md", "numbers.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "numbers-pictures.npz",
+        "numbers.json",
+        "numbers.md",
+        "numbers.npz",
+    ]
     record, _ = read(out)
     assert out.with_suffix(".md").read_text() == card(record)
     assert record["curves"].keys() == {"steps", "eps"}
@@ -324,6 +330,9 @@ def test_quickstart_shows_what_the_tool_is_for(tmp_path: Path, capsys: pytest.Ca
     printed = capsys.readouterr().out
     assert all(method in printed for method in quickstart.METHODS)
     assert "written:" in printed
+    assert printed.splitlines()[-1] == f"open in a browser: {out / runs.REPORT}"
+    page = (out / runs.REPORT).read_text()
+    assert all(f"<b>{method}</b> holds" in page for method in quickstart.METHODS)
 
 
 @pytest.mark.parametrize("method", ["standard", "pgd-at", "anchor"])

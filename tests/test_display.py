@@ -179,6 +179,9 @@ def test_a_bar_for_a_log_file_is_a_line_a_minute(monkeypatch: pytest.MonkeyPatch
         clock.now += 20
         tally(60)
     assert said == ["PGD-20: 280/1,000 images, 3.0 images/s, 4:00 left"]
+    clock.now += 60
+    tally(600)
+    assert len(said) == 1, "that it is done will be said elsewhere"
 
 
 def test_a_bar_is_drawn_where_somebody_watches() -> None:

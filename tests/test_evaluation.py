@@ -226,7 +226,9 @@ def test_the_outcomes_say_what_happened_to_every_image() -> None:
     y = truthful(model, x)
     measurement = measure(model, x, y, ATTACKS, batch_size=7)
     outcomes = measurement.outcomes
-    assert outcomes.keys() == {"label", "clean_prediction", "held_pgd20", "held_pgd20-2-255"}
+    attacks = ("pgd20", "pgd20-2-255")
+    under = {f"{what}_{attack}" for what in ("held", "prediction") for attack in attacks}
+    assert outcomes.keys() == {"label", "clean_prediction"} | under
     assert outcomes["label"].tolist() == y.tolist()
     right = outcomes["clean_prediction"] == y.numpy()
     assert right.sum() == 20
@@ -237,6 +239,11 @@ def test_the_outcomes_say_what_happened_to_every_image() -> None:
         assert result["accuracy"] == held.mean()
         assert not (held & ~right).any(), "an image that is wrong already cannot hold"
     assert 0 < outcomes["held_pgd20"].sum() < 20, "the attack must have something to tell"
+    for attack in attacks:
+        said = outcomes[f"prediction_{attack}"]
+        assert ((said == y.numpy()) == outcomes[f"held_{attack}"]).all()
+        assert (said == outcomes["clean_prediction"])[~right].all(), "what is wrong already is not attacked"
+        assert set(said.tolist()) <= set(range(4))
 
 
 def test_an_image_that_is_wrong_clean_is_not_held_where_noise_would_put_it_right() -> None:
@@ -248,6 +255,7 @@ def test_an_image_that_is_wrong_clean_is_not_held_where_noise_would_put_it_right
     outcomes = measure(grey_is_1_all_else_0, x, torch.tensor([0, 1])).outcomes
     assert outcomes["clean_prediction"].tolist() == [1, 1]
     assert outcomes["held_pgd20"].tolist() == [False, False]
+    assert outcomes["prediction_pgd20"].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("classes", (None, ("ant", "bee", "cat", "dog")))

@@ -291,6 +291,7 @@ def test_a_bf16_search_is_told_and_tried_again_in_float32() -> None:
         held, (_, check) = measurement.outcomes["held_pgd"], measurement.record["checks"]
         told = int((~exact[:size]).sum())
         assert (held == exact)[:size].all()
+        assert ((measurement.outcomes["prediction_pgd"] == y.numpy()) == held).all()
         assert held[size:].all(), "one batch is tried again, the rest is an upper bound"
         assert check["verdict"] == "warn"
         assert check["detail"].startswith(f"{told} of {min(size, len(x))} images that it left standing fell")

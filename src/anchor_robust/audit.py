@@ -4,7 +4,7 @@ outcomes.npz is written first and evaluation.json holds its digest, so that a pa
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from .errors import Refusal
 from .evaluation import PROTOCOLS, Engine, Ledger, Model, Precision, known_attacks, known_curves, measure
 from .evaluation.corrupted import corrupted
 from .evaluation.protocols import Planned, alone, pgd20
+from .exhibit import Exhibit, exhibit
 from .models import LogitsOnly
 from .report.card import card
 from .subject import Named, Subject, ball_asked, under_test
 from .threat import Ball, Norm
 
+Arrays = Mapping[str, np.ndarray]
 REFERENCES = 1000  # training images that attacks on the embedding measure themselves by
 
 
@@ -95,6 +97,9 @@ def audit(
             bar=display.bar,
             ledger=ledger,
         )
+        shown = None
+        if target and processes.first() and set(attacks) != {"clean"}:
+            shown = exhibit(subject.model, on_device, ball, batch_size=batch_size, seed=seed, bar=display.bar)
     except KeyboardInterrupt:
         kept = f"the same command goes on from {ledger.path}" if ledger.path else "--out FILE.json would have kept it"
         raise KeyboardInterrupt(f"stopped; {kept}") from None
@@ -107,12 +112,13 @@ def audit(
         **measurement.record,
         "model": subject.about,
         "data": {"name": images.name, "split": images.split, "images": len(images), "sha256": images.sha256},
+        "classes": list(images.classes),
         "environment": around,
     }
     if target and processes.first():
-        save(target, record, measurement.outcomes)
+        save(target, record, measurement.outcomes, shown)
         ledger.close()
-        display.line(f"written: {target}")
+        display.line(f"written: {target}; next: anchor report {target.parent if out is None else target}")
     return record
 
 
@@ -138,12 +144,13 @@ def in_context(
     return Planned(attack, label, alone(search))
 
 
-def save(target: Path, record: dict[str, Any], outcomes: Any) -> None:
-    """Write the outcomes, then the record with their digest, then its card."""
+def save(target: Path, record: dict[str, Any], outcomes: Arrays, shown: Exhibit | None) -> None:
+    """Write outcomes and pictures, then the record with their digests, then its card."""
     own_name = target.name == runs.EVALUATION
-    arrays = target.with_name(runs.OUTCOMES if own_name else f"{target.stem}.npz")
-    runs.write(arrays, lambda partial: save_arrays(partial, outcomes))
-    record["outcomes"] = {"file": arrays.name, "sha256": hashlib.sha256(arrays.read_bytes()).hexdigest()}
+    record["outcomes"] = kept(target.with_name(runs.OUTCOMES if own_name else f"{target.stem}.npz"), outcomes)
+    if shown:
+        pictures = target.with_name(runs.PICTURES if own_name else f"{target.stem}-{runs.PICTURES}")
+        record["pictures"] = kept(pictures, shown.arrays) | shown.facts
     runs.write_json(target, record)
     runs.write_text(target.with_name(runs.CARD if own_name else f"{target.stem}.md"), card(record))
 
@@ -179,6 +186,12 @@ def covered(record: dict[str, Any], images: int, attacks: Sequence[str], curves:
     return fewer and set(held) <= planned and set(record.get("curves", {})) <= set(curves)
 
 
-def save_arrays(path: Path, arrays: Any) -> None:
+def kept(path: Path, arrays: Arrays) -> dict[str, str]:
+    """Write `arrays`; the name and the digest by which a record finds them again."""
+    runs.write(path, lambda partial: save_arrays(partial, arrays))
+    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def save_arrays(path: Path, arrays: Arrays) -> None:
     with path.open("wb") as handle:
-        np.savez_compressed(handle, **arrays)
+        np.savez_compressed(handle, **arrays)  # type: ignore[arg-type] # its stubs take the keywords for its own

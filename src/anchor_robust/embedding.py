@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import checkpoint, data, environment, geometry, runs
@@ -98,13 +97,9 @@ def compare(
 
 @torch.no_grad()
 def embed(classifier: Classifier, x: Tensor) -> Spaces:
-    """Unit embeddings [n d] of pixels x [n c h w] in every space of the classifier, in evaluation mode and float32."""
+    """`Classifier.spaces` of pixels x [n c h w], in evaluation mode and float32."""
     with evaluating(classifier, x.device):
-        features = classifier.features(x)
-        spaces = {"features": features}
-        if classifier.projection is not None:
-            spaces["projection"] = classifier.projection(features)
-    return {name: F.normalize(z.float(), dim=1) for name, z in spaces.items()}
+        return classifier.spaces(x)
 
 
 def joined(parts: Sequence[Spaces]) -> Spaces:

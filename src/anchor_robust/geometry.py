@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import Refusal
@@ -110,6 +111,38 @@ def linear_probe(z: Tensor, bank: Tensor, labels: Tensor) -> Tensor:
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     probe.fit(bank.double().cpu().numpy(), labels.cpu().numpy())
     return torch.from_numpy(probe.predict(z.double().cpu().numpy())).to(z.device)
+
+
+def principal_plane(z: Tensor) -> tuple[Tensor, list[float]]:
+    """z in its two directions of largest variance, [n 2], and the share of the variance that each of them has.
+
+    Principal component analysis: the centred z is U S V^T, and the plane U S. Shares are 0 where all z are one point.
+    """
+    z = z.double()
+    left, singular, _ = torch.linalg.svd(z - z.mean(0), full_matrices=False)
+    variance = singular.square()
+    shares = variance / variance.sum().clamp_min(torch.finfo(z.dtype).tiny)
+    # Padded for spaces of one dimension.
+    return F.pad(left * singular, (0, 2))[:, :2], F.pad(shares, (0, 2))[:2].tolist()
+
+
+def neighbour_plane(z: Tensor, seed: int = 0) -> Tensor:
+    """z in a plane that keeps neighbours, [n 2]: scikit-learn's t-SNE, started from the principal plane.
+
+    Van der Maaten & Hinton 2008. Distances between groups mean little in it; n is 2 or more.
+    """
+    from sklearn.manifold import TSNE
+
+    several(z)
+    start, _ = principal_plane(z)
+    start = 1e-4 * start / start[:, 0].std().clamp_min(torch.finfo(start.dtype).tiny)
+    tsne = TSNE(init=start.float().cpu().numpy(), perplexity=perplexity(len(z)), random_state=seed)
+    return torch.from_numpy(tsne.fit_transform(z.float().cpu().numpy())).to(z.device)
+
+
+def perplexity(n: int) -> float:
+    """About how many neighbours t-SNE keeps of each of n points; 30, or less where there are few."""
+    return min(30.0, (n - 1) / 3)
 
 
 def cosine_blocks(z: Tensor) -> Iterator[Tensor]:

@@ -6,6 +6,7 @@ from . import runs
 from .audit import audit
 from .display import Display
 from .recipe import settle
+from .report.page import write
 from .report.table import compare, output
 from .train import start
 
@@ -28,6 +29,7 @@ def run(out: Path, display: Display) -> None:
         "A cell: share answered rightly [95 % interval]. Without a defence the answers collapse under attack.",
         highlight=False,
     )
-    console.print(
-        f"written: {out} ({', '.join(METHODS)}), one run each; try: anchor evaluate {out / 'anchor'}", highlight=False
-    )
+    page = write([out / method for method in METHODS], out / runs.REPORT)
+    written = f"written: {out} ({', '.join(METHODS)}), one run each; try: anchor evaluate {out / 'anchor'}"
+    for line in (written, f"open in a browser: {page}"):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

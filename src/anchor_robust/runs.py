@@ -19,8 +19,10 @@ WEIGHTS = "weights.safetensors"
 LAST = "last.ckpt"
 EVALUATION = "evaluation.json"
 OUTCOMES = "outcomes.npz"
+PICTURES = "pictures.npz"
 CARD = "card.md"
 EMBEDDING = "embedding.json"
+REPORT = "report.html"
 
 
 def check_free(run: Path) -> None:

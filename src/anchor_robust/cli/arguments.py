@@ -157,6 +157,10 @@ def parser() -> Parser:
     )
     sub.add_argument("--json", type=Path, metavar="FILE", help="also write the facts, full precision, as JSON")
 
+    sub = add("report", commands.report, "write one HTML page about a run, or about several side by side")
+    sub.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory, or a record of evaluate --out")
+    sub.add_argument("--out", type=Path, metavar="FILE.html", help="RUN/report.html, or report.html for several")
+
     sub = add("recipes", commands.recipes, "list the built-in recipes and what they promise")
     sub.add_argument("recipe", nargs="?", help="print this one whole, with what each setting means")
 

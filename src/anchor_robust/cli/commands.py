@@ -188,7 +188,8 @@ def second_stage(asked: argparse.Namespace) -> None:
 
 def embedding(asked: argparse.Namespace) -> None:
     from ..embedding import measure
-    from ..report.embedding import show
+    from ..report.embedding import sheet
+    from ..report.sheet import show
 
     record = measure(
         asked.source,
@@ -200,7 +201,7 @@ def embedding(asked: argparse.Namespace) -> None:
         data_dir=asked.data_dir,
         display=progress(asked),
     )
-    show(record)
+    show([sheet(record)])
 
 
 def watch(asked: argparse.Namespace) -> None:
@@ -221,6 +222,12 @@ def compare(asked: argparse.Namespace) -> None:
     if asked.json:
         runs.write_json(asked.json, facts)
     show(sheets(facts))
+
+
+def report(asked: argparse.Namespace) -> None:
+    from ..report.page import write
+
+    print(write(asked.runs, asked.out))
 
 
 def number(option: str, given: object) -> float:

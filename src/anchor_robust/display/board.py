@@ -74,7 +74,8 @@ class Board(Lines):
         table.add_column(overflow="fold")
         for label, text in self.rows().items():
             table.add_row(f"  {label}", Text(text))
-        return Group(self.progress, table)
+        # Lines may reach the right edge, where the terminal's echo of ^C would break a line that rich does not know of.
+        return Group(self.progress, table, Text())
 
     def rows(self) -> dict[str, str]:
         """What stands below the bar; nothing that is not known yet."""

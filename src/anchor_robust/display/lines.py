@@ -23,7 +23,7 @@ class Tally:
 
     def __call__(self, images: int) -> None:
         self.done += images
-        if self.seldom.due():
+        if self.before < self.done < self.total and self.seldom.due():
             speed = (self.done - self.before) / (time.monotonic() - self.started)
             left = duration((self.total - self.done) / speed)
             self.say(f"{self.label}: {self.done:,}/{self.total:,} images, {speed:,.1f} images/s, {left} left")

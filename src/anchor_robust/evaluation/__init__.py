@@ -1,5 +1,6 @@
 """Robustness in numbers that survive a review: protocols, outcomes per image, intervals, curves, resuming."""
 
+from .course import Bar, silent_bar
 from .curves import CURVES, known_curves
 from .measuring import Measurement, evaluate, measure
 from .protocols import PAPER_EPS, PROTOCOLS, Engine, Protocol, known_attacks, single
@@ -11,6 +12,7 @@ __all__ = [
     "CURVES",
     "PAPER_EPS",
     "PROTOCOLS",
+    "Bar",
     "Engine",
     "Ledger",
     "Measurement",
@@ -22,6 +24,7 @@ __all__ = [
     "known_attacks",
     "known_curves",
     "measure",
+    "silent_bar",
     "single",
     "withstand",
 ]

@@ -26,9 +26,13 @@ def silent_bar(label: str, images: int) -> Iterator[Advance]:
 
 @dataclass(frozen=True)
 class Endured:
-    """Which images held, bool [n]; whether every adversarial lay in its ball; what each stage did."""
+    """Which images held, bool [n]; whether every adversarial lay in its ball; what each stage did.
+
+    `answers` int64 [n] are the classes that the model said of the images when last attacked, -1 where never attacked.
+    """
 
     held: Tensor
+    answers: Tensor
     inside: bool
     seconds: float
     stages: list[dict[str, Any]]
@@ -68,7 +72,7 @@ class Course:
 
     def endure(self, planned: Planned, standing: Tensor) -> Endured:
         """Run the stages one after another, each attack in full batches over the images that still stand."""
-        held, inside, told = standing.clone(), True, []
+        held, answers, inside, told = standing.clone(), torch.full(standing.shape, -1), True, []
         for number, stage in enumerate(planned.stages):
             before, seconds = int(held.sum()), 0.0
             for turn, attack in enumerate(stage.attacks):
@@ -78,27 +82,28 @@ class Course:
                     work: list[tuple[str, Compute]] = []
                     for place, indices in enumerate(chosen):
                         name = f"{planned.name}/{number}/{turn}/{place}"
-                        work.append((name, partial(self.survivors, attack, indices, name)))
+                        work.append((name, partial(self.answers_under, attack, indices, name)))
                     for indices, unit in zip(chosen, self.ledger.finished(work), strict=True):
-                        held[indices] = torch.tensor(unit.outcomes, dtype=torch.bool)
+                        answers[indices] = torch.tensor(unit.outcomes)
+                        held[indices] = answers[indices] == self.y.cpu()[indices]
                         inside &= unit.inside
                         seconds += unit.seconds
                         advance(len(indices))
             counts = {"images": before, "fell": before - int(held.sum()), "seconds": round(seconds, 3)}
             told.append({"stage": stage.name, **stage.describe(), **counts})
-        return Endured(held, inside, sum(stage["seconds"] for stage in told), told)
+        return Endured(held, answers, inside, sum(stage["seconds"] for stage in told), told)
 
     def answers(self, indices: Tensor) -> tuple[list[int], bool]:
         images, labels = self.of(indices)
         return predict(self.model, images, labels, len(images), lambda done: None).tolist(), True
 
-    def survivors(self, attack: Attack, indices: Tensor, name: str) -> tuple[list[int], bool]:
+    def answers_under(self, attack: Attack, indices: Tensor, name: str) -> tuple[list[int], bool]:
         # A generator of its own, so that what was finished before a kill changes nothing for what comes after.
         generator = torch.Generator(self.x.device).manual_seed(unit_seed(self.seed, name))
         # By the unit, not by what was asked before, so that a resumed evaluation computes the very same.
         search = self.queried if questions(attack) * len(indices) >= COMPILED_FROM else self.search
-        held, inside = attacked(self.model, attack, *self.of(indices), generator, search)
-        return held.int().tolist(), inside
+        answers, inside = attacked(self.model, attack, *self.of(indices), generator, search)
+        return answers.tolist(), inside
 
     def of(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         return self.x[indices.to(self.x.device)], self.y[indices.to(self.y.device)]

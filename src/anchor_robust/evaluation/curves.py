@@ -17,9 +17,13 @@ def points(curve: str, ball: Ball) -> list[Planned]:
     """The attacks of a curve: PGD-20 in balls up to 4 eps, or PGD in this ball with the step size of PGD-20."""
     if curve == "steps":
         return [Planned(f"steps {steps}", f"PGD-{steps}", alone(pgd20(ball, steps))) for steps in STEPS]
+    return [Planned(f"eps {each.eps:.6g}", f"PGD-20 at {each.eps:.4g}", alone(pgd20(each))) for each in balls(ball)]
+
+
+def balls(ball: Ball) -> list[Ball]:
+    """The balls of a curve against eps, around that of the threat model."""
     radii = [share * ball.eps for share in SHARES]
-    balls = [Ball(ball.norm, eps) for eps in radii if ball.norm != "linf" or eps <= 1]
-    return [Planned(f"eps {each.eps:.6g}", f"PGD-20 at {each.eps:.4g}", alone(pgd20(each))) for each in balls]
+    return [Ball(ball.norm, eps) for eps in radii if ball.norm != "linf" or eps <= 1]
 
 
 def known_curves(names: Sequence[str]) -> None:

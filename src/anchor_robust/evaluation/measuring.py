@@ -109,6 +109,8 @@ def measure(
             inside &= endured.inside
             results.append(result(course, each, endured, classes))
             outcomes[f"held_{each.name}"] = endured.held.numpy()
+            # What is wrong already is not attacked: its answer stays the clean one.
+            outcomes[f"prediction_{each.name}"] = torch.where(correct, endured.answers, predictions).numpy()
         record: dict[str, Any] = {
             "schema": SCHEMA,
             "model": {"source": type(model).__name__},
@@ -152,15 +154,16 @@ def searched_again(course: Course, planned: Planned, endured: Endured) -> tuple[
         sample[indices] = True
     exact = replace(course, search=course.model, queried=course.model)
     again = exact.endure(replace(planned, name=f"{planned.name} float32", label=f"{planned.label} float32"), sample)
-    fell = int((sample & ~again.held).sum())
+    fallen = sample & ~again.held
+    fell = int(fallen.sum())
     told = {
         "name": f"bf16 search of {planned.label}",
         "verdict": "warn" if fell else "pass",
         "detail": f"{fell} of {int(sample.sum())} images that it left standing fell to the same attack in float32; "
         "read the accuracy as an upper bound",
     }
-    held = endured.held & ~(sample & ~again.held)
-    return replace(endured, held=held, inside=endured.inside and again.inside), told
+    held, answers = endured.held & ~fallen, torch.where(fallen, again.answers, endured.answers)
+    return replace(endured, held=held, answers=answers, inside=endured.inside and again.inside), told
 
 
 def recheck(inside: bool) -> dict[str, str]:

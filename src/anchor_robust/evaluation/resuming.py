@@ -17,7 +17,7 @@ Compute = Callable[[], tuple[list[int], bool]]
 
 @dataclass(frozen=True)
 class Unit:
-    """One batch of one stage: the images' outcomes (predicted class, or 1 where the model held)."""
+    """One batch of one stage: the classes that the model said of its images."""
 
     outcomes: list[int]
     inside: bool
@@ -49,7 +49,8 @@ class Ledger:
         self.units = {}
         if self.record is None:
             return
-        first = json.dumps({**asked, **self.identity}, sort_keys=True)
+        # Files without this word hold 1 where the model held, not a class; they are not gone on from.
+        first = json.dumps({"outcomes": "classes", **asked, **self.identity}, sort_keys=True)
         key = hashlib.sha256(first.encode()).hexdigest()[:12]
         self.path = self.record.with_name(f"{self.record.stem}.partial-{key}.jsonl")
         kept = whole_lines(self.path)

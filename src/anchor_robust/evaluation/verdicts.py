@@ -30,7 +30,7 @@ def predict(model: Model, x: Tensor, y: Tensor, batch_size: int, advance: Advanc
 def attacked(
     model: Model, attack: Attack, x: Tensor, y: Tensor, generator: torch.Generator, search: Model | None = None
 ) -> tuple[Tensor, bool]:
-    """Which of the images `model` still classifies rightly under `attack`: bool [n], on the CPU.
+    """The classes that `model` says of the images under `attack`: int64 [n], on the CPU.
 
     The attack may look for its adversarials on `search`, a faster form of the same model; the verdict is `model`'s.
     Returns also whether every adversarial lies in the ball and in [0, 1].
@@ -38,7 +38,7 @@ def attacked(
     adversarial = attack(search or model, x, y, generator=generator)
     contained = bool(attack.ball.contains(adversarial, x).all())
     with torch.no_grad():
-        return (model(adversarial).argmax(1) == y).cpu(), contained
+        return model(adversarial).argmax(1).cpu(), contained
 
 
 def withstand(
@@ -65,9 +65,9 @@ def withstand(
         # A process for which nothing is left attacks another's image: its generator has to go where theirs go.
         images = indices[share if share.start < share.stop else slice(0, 1)].to(x.device)
         with part_of(generator, share.start, len(indices)) as drawing:
-            standing, _ = attacked(model, attack, x[images], y[images], drawing, search)
+            answers, _ = attacked(model, attack, x[images], y[images], drawing, search)
         if share.start < share.stop:
-            held[images] = standing.to(held)
+            held[images] = (answers == y[images].cpu()).to(held)
     return correct.bool().cpu(), processes.total(held).bool().cpu()
 
 

@@ -34,6 +34,13 @@ class Classifier(nn.Module):
         """[n d]: what the linear head sees of pixels x [n c h w] in [0, 1]."""
         return self.backbone.features((x - self.mean) / self.std)
 
+    def spaces(self, x: Tensor) -> dict[str, Tensor]:
+        """Unit embeddings of pixels x [n c h w]: `features` [n d] and, with a projection head, `projection` [n p]."""
+        found = {"features": self.features(x)}
+        if self.projection is not None:
+            found["projection"] = self.projection(found["features"])
+        return {name: F.normalize(z.float(), dim=1) for name, z in found.items()}
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self.features(x)
         projected = features if self.projection is None else self.projection(features)

@@ -6,6 +6,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from ..intervals import wilson
+from ..runs import EVALUATION
 from .methods import Method, Run, convention, pooled, read
 from .paired import mcnemar, paired_t
 
@@ -15,13 +16,15 @@ SCHEMA = 1
 VALIDATED = ("data.name", "threat.norm", "threat.eps", "validation.steps", "validation.step_size", "validation.images")
 
 
-def comparison(paths: Sequence[Path]) -> Facts:
+def comparison(paths: Sequence[Path], evaluation: str = EVALUATION) -> Facts:
     """JSON-ready facts about the runs in `paths`, pooled into methods; pairs are against the first method.
+
+    `evaluation` is the file in each run that holds its record.
 
     Accuracies are fractions. Two stand under one entry of `results` only if label, norm, eps, steps, step size,
     restarts, start, loss, dtype and the very test images agree. Raises Refusal for what is no evaluated run.
     """
-    methods = pooled([read(path) for path in paths])
+    methods = pooled([read(path, evaluation) for path in paths])
     return {
         "schema": SCHEMA,
         "methods": [about(method) for method in methods],

@@ -48,15 +48,15 @@ class Method:
     runs: dict[int, Run]
 
 
-def read(path: Path) -> Run:
-    """A run that was evaluated."""
+def read(path: Path, evaluation: str = runs.EVALUATION) -> Run:
+    """A run that was evaluated, with the record in its file `evaluation`."""
     if not (path / runs.RECIPE).is_file():
         raise Refusal(f"{path} is no run directory: it has no {runs.RECIPE}; give what anchor train --out made")
-    if not (path / runs.EVALUATION).is_file():
-        raise Refusal(f"{path} has no {runs.EVALUATION}; measure it first: anchor evaluate {path}")
+    if not (path / evaluation).is_file():
+        raise Refusal(f"{path} has no {evaluation}; measure it first: anchor evaluate {path}")
     try:
         recipe = flat(yaml.safe_load((path / runs.RECIPE).read_text(encoding="utf-8")))
-        record, environment = runs.read_json(path / runs.EVALUATION), runs.read_json(path / runs.ENVIRONMENT)
+        record, environment = runs.read_json(path / evaluation), runs.read_json(path / runs.ENVIRONMENT)
         metrics = runs.read_metrics(path)
         name, seed = recipe.pop("name"), recipe.pop("seed")
         trained_on = {
@@ -83,8 +83,8 @@ def read(path: Path) -> Run:
 
 
 def outcomes(path: Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """By attack, which images [n] were held; empty without outcomes.npz."""
-    file = path / runs.OUTCOMES
+    """By attack, which images [n] were held; empty without the file of the outcomes."""
+    file = path / record.get("outcomes", {}).get("file", runs.OUTCOMES)
     if not file.exists():
         return {}
     try:

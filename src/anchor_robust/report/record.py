@@ -1,13 +1,15 @@
 """An evaluation read back from its files, and what can be asked of it."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from .. import runs
-from ..errors import Refusal
+from ..errors import Refusal, one_line
 from .table import Record, interval
 
 
@@ -19,17 +21,22 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     record = runs.read_json(path)
     # Records from before the digest do not name their outcomes; those lie under the usual name.
     named = record.get("outcomes", {"file": runs.OUTCOMES if path.name == runs.EVALUATION else f"{path.stem}.npz"})
-    arrays = path.with_name(named["file"])
+    return record, arrays(path, named)
+
+
+def arrays(path: Path, named: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The arrays in the file that the record at `path` has `named` by `file` and `sha256`; Refusal as of `read`."""
+    file = path.with_name(Path(named["file"]).name)
     try:
-        digest = hashlib.sha256(arrays.read_bytes()).hexdigest()
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
         if digest != named.get("sha256", digest):
-            raise Refusal(f"{arrays} does not belong to {path}, a write was interrupted; evaluate again")
-        with np.load(arrays) as outcomes:
-            return record, dict(outcomes)
-    except (OSError, ValueError) as error:
+            raise Refusal(f"{file} does not belong to {path}, a write was interrupted; evaluate again")
+        with np.load(file) as found:
+            return dict(found)
+    except (OSError, ValueError, BadZipFile) as error:
         if isinstance(error, Refusal):
             raise
-        raise Refusal(f"{arrays} cannot be read ({error}); evaluate again") from error
+        raise Refusal(f"{file} cannot be read ({one_line(error)}); evaluate again") from error
 
 
 def refuted(record: Record, claim: float, attack: str | None = None) -> str | None:

@@ -88,8 +88,8 @@ def told(error: BaseException) -> BaseException:
     if isinstance(error, Refusal | KeyboardInterrupt):
         return error if processes.first() else SystemExit()
     if isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST):
-        lost = f"process {processes.index()} has lost the others"
-        return Refusal(f"{lost} (--debug shows why); what was saved stays, go on from it")
+        lost = f"process {processes.index()} has lost the others (--debug shows why)"
+        return Refusal(f"{lost}; what was saved stays, go on from it")
     return error
 
 

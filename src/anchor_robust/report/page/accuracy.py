@@ -1,0 +1,140 @@
+"""The accuracies of a page, and whether they can be trusted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..methods import ASSUMED, CONVENTIONS
+from ..sheet import Sheet, bounds, spread
+from ..table import conventions, corruption_rows, interval, percent, settings, severities
+from .dossier import Dossier
+from .explanations import why
+from .figures import Chart, Line, intervals, percents
+from .parts import Block, Section, named, unmeasured
+from .together import Entry, Together, mark
+from .verdict import AUTOATTACK, FLATTERS, headline
+
+Facts = Mapping[str, Any]
+OF_ALL = (
+    "Shares are of all images: one that is answered wrongly without an attack is lost under every attack. An image is "
+    "held if no stage and no restart of the attack finds a wrong answer. Intervals are Wilson's, at 95 %."
+)
+
+
+def results(page: Together) -> Section:
+    """Every accuracy with every convention; several methods in one table only where all conventions agree."""
+    says = [page.why_not] if page.why_not else []
+    says += unmeasured(page)
+    blocks = [compared(facts) for facts in page.comparisons.values()]
+    inside = {method["method"] for facts in page.comparisons.values() for method in facts["methods"]}
+    alone = [entry for entry in page.entries if entry.dossier.record and entry.label not in inside]
+    blocks += [Block(named(page, entry), measured(entry.dossier)) for entry in alone]
+    found = [headline(entry.records) for entry in page.entries]
+    if any(each and each[1]["label"] != AUTOATTACK for each in found):
+        says.append(FLATTERS)
+    return Section("results", "Results", [*says, OF_ALL] if blocks else says, blocks)
+
+
+def measured(dossier: Dossier) -> list[Sheet]:
+    rows, stages = [], []
+    for file, record in dossier.records.items():
+        for result in record["results"]:
+            stated = [conventions(result), f"{result['images']:,}", f"{result['seconds']:.1f}"]
+            rows.append([result["label"], percent(result["accuracy"]), interval(result), *stated, file])
+            stages += [staged(result)] if result.get("stages") else []
+    headings = ["attack", "accuracy", "95 % interval", "conventions", "images", "seconds", "file"]
+    return [Sheet("Accuracy under each attack", headings, rows), *stages, *corruptions(dossier)]
+
+
+def staged(result: Facts) -> Sheet:
+    rows = [
+        [each["stage"], f"{each['images']:,}", f"{each['fell']:,}", f"{each['seconds']:.1f}", ", ".join(settings(each))]
+        for each in result["stages"]
+    ]
+    return Sheet(f"{result['label']}, stage by stage", ["stage", "attacked", "fell", "seconds", "settings"], rows)
+
+
+def corruptions(dossier: Dossier) -> list[Sheet]:
+    entries = dossier.record.get("corruptions") if dossier.record else None
+    if not entries:
+        return []
+    headings = ["corruption", *(f"severity {severity}" for severity in severities(entries)), "mean"]
+    return [Sheet("Accuracy under common corruptions", headings, corruption_rows(entries))]
+
+
+def compared(facts: Facts) -> Block:
+    """Accuracies of the methods, an entry for each attack with all its conventions, and McNemar's marks."""
+    methods = [each["method"] for each in facts["methods"]]
+    images = sorted({entry["images"] for entry in facts["results"]})
+    title = f"Accuracy on {' or '.join(f'{count:,}' for count in images)} images, with 95 % intervals"
+    says = "Each mark is a method's accuracy under one attack; the bar is its interval."
+    rows = [
+        [entry["label"], row["method"], spread(row["values"]), bounds(row["interval"])]
+        for entry in facts["results"]
+        for row in entry["accuracies"]
+    ]
+    numbers = Sheet("", ["attack", "method", "accuracy %", "95 % interval"], rows)
+    drawn = [in_percent(entry["label"], entry["accuracies"], methods) for entry in facts["results"]]
+    return Block("", [Chart(title, says, intervals(methods, drawn), numbers), *map(marked, facts["results"])])
+
+
+def marked(entry: Facts) -> Sheet:
+    stated = conventions({key: entry[key] for key in (*CONVENTIONS, *ASSUMED)})
+    marks = {pair["method"]: mark(pair) for pair in entry["pairs"]}
+    rows = [
+        [
+            row["method"],
+            spread(row["values"]),
+            bounds(row["interval"]),
+            ", ".join(map(str, row["seeds"])),
+            marks.get(row["method"], "the yardstick"),
+        ]
+        for row in entry["accuracies"]
+    ]
+    title = (
+        f"{entry['label']} ({stated}), {entry['images']:,} images of {entry['data']['name']} {entry['data']['split']}"
+    )
+    headings = ["method", "accuracy %", "95 % interval", "seeds", "McNemar's exact test, image by image"]
+    return Sheet(title, headings, rows)
+
+
+def in_percent(label: str, rows: Sequence[Facts], methods: Sequence[str]) -> Line:
+    low, high = zip(*(row["interval"] for row in rows), strict=True)
+    x = [methods.index(row["method"]) for row in rows]
+    return Line(label, x, percents(row["mean"] for row in rows), percents(low), percents(high))
+
+
+@dataclass(frozen=True)
+class Checks:
+    """The masking checks: a column of verdicts for each of `headings`."""
+
+    headings: Sequence[str]
+    rows: Sequence[tuple[str, str, Sequence[tuple[str, str]]]]
+
+
+def checks(page: Together) -> Section:
+    having = [entry for entry in page.entries if any(record["checks"] for record in entry.records.values())]
+    found = {entry.label: by_name(entry) for entry in having}
+    names = list(dict.fromkeys(name for verdicts in found.values() for name in verdicts))
+    none = ("skip", "not checked")
+    rows = [(name, why(name), [verdicts.get(name, none) for verdicts in found.values()]) for name in names]
+    says = [
+        "A model can look robust because the attack fails rather than because the model holds. Each check looks for "
+        "one way in which that happens."
+    ]
+    if not rows:
+        lacking = next((entry.dossier.evaluated() for entry in page.entries), "anchor evaluate")
+        return Section(
+            "checks", "Can the numbers be trusted?", [f"No checks were made; an evaluation makes them: {lacking}"]
+        )
+    return Section("checks", "Can the numbers be trusted?", says, [Block("", [Checks(list(found), rows)])])
+
+
+def by_name(entry: Entry) -> dict[str, tuple[str, str]]:
+    """Verdict and detail of each check; of several evaluations or seeds the one that warns."""
+    found: dict[str, tuple[str, str]] = {}
+    for record in entry.records.values():
+        for check in record["checks"]:
+            if found.get(check["name"], ("", ""))[0] != "warn":
+                found[check["name"]] = (check["verdict"], check["detail"])
+    return found

@@ -1,0 +1,84 @@
+"""What an evaluation says, in plain words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+Facts = Mapping[str, Any]
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+AUTOATTACK = "AutoAttack"
+FLATTERS = (
+    "PGD alone flatters: AutoAttack usually leaves some points less, and published numbers are AutoAttack's. "
+    "anchor evaluate RUN --attacks clean,pgd20,autoattack measures it."
+)
+
+
+def headline(records: Mapping[str, Facts]) -> tuple[Facts, Facts] | None:
+    """The record and the result that count: AutoAttack if there is one, else the attack that left least; None if none.
+
+    Of several, that on the most images.
+    """
+    attacked = [
+        (record, result) for record in records.values() for result in record["results"] if result["label"] != "clean"
+    ]
+    if not attacked:
+        return None
+    full = [(record, result) for record, result in attacked if result["label"] == AUTOATTACK]
+    return max(full or attacked, key=lambda found: (found[1]["images"], -found[1]["accuracy"]))
+
+
+def verdict(records: Mapping[str, Facts]) -> str:
+    """One sentence: how often the model is right under attack, with which threat, on what, and how many checks warn."""
+    found = headline(records)
+    if found is None:
+        return clean_only(records)
+    record, result = found
+    clean = next((each for each in record["results"] if each["label"] == "clean"), None)
+    without = f" ({points(clean['accuracy'])} without an attack)" if clean else ""
+    seeds = (
+        f", ± {100 * result['deviation']:.1f} over {result['seeds']} seeds,"
+        if result.get("deviation") is not None
+        else ""
+    )
+    return (
+        f"holds {points(result['accuracy'])} {bounds(result)} of its answers{seeds} under {result['label']} at "
+        f"{radius(result)}{without}, on {result['images']:,} images; {warnings(records)}"
+    )
+
+
+def clean_only(records: Mapping[str, Facts]) -> str:
+    results = [result for record in records.values() for result in record["results"]]
+    if not results:
+        return "has not been evaluated: what it is worth is not known"
+    clean = results[0]
+    told = f"{points(clean['accuracy'])} {bounds(clean)} of {clean['images']:,} images"
+    return f"answers {told} rightly without an attack; under attack it has not been measured"
+
+
+def warnings(records: Mapping[str, Facts]) -> str:
+    """`two warnings`, each check counted once."""
+    warned = {check["name"] for record in records.values() for check in record["checks"] if check["verdict"] == "warn"}
+    return f"{in_words(len(warned))} warning{'s' * (len(warned) != 1)}"
+
+
+def in_words(count: int) -> str:
+    return NUMBERS[count] if count < len(NUMBERS) else str(count)
+
+
+def radius(result: Facts) -> str:
+    """`8/255` where eps is a whole number of grey levels, else `0.031`; the norm where it is not L-inf."""
+    eps, norm = result["eps"], result["norm"]
+    if eps is None:
+        return "no eps"
+    levels = 255 * eps
+    if norm == "linf":
+        return f"{round(levels)}/255" if levels >= 1 and abs(levels - round(levels)) < 1e-6 else f"{eps:.4g}"
+    return f"{norm} {eps:.4g}"
+
+
+def points(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def bounds(result: Facts) -> str:
+    low, high = result["interval"]
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
