@@ -97,12 +97,8 @@ def test_a_quiet_evaluation_prints_its_result_alone(
 def test_a_card_lies_beside_the_record(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "numbers.json"
     assert main(["evaluate", str(run), "--limit", "50", "--curve", "steps,eps", "--out", str(out)]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "numbers-pictures.npz",
-        "numbers.json",
-        "numbers.md",
-        "numbers.npz",
-    ]
+    names = ["numbers-pictures.npz", "numbers.json", "numbers.md", "numbers.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     record, _ = read(out)
     assert out.with_suffix(".md").read_text() == card(record)
     assert record["curves"].keys() == {"steps", "eps"}

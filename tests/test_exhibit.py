@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from anchor_robust import audit, exhibit, geometry, load, runs
+from anchor_robust.attacks import PGD
 from anchor_robust.data import ImageSet
 from anchor_robust.display import Display
 from anchor_robust.evaluation.curves import SHARES
@@ -59,6 +60,12 @@ def test_pictures_that_rounding_undoes_are_counted() -> None:
     right = found.arrays["gallery_prediction"][1:] == found.arrays["gallery_label"]
     assert right.tolist() == [[True, 0.4 * share < 0.25] for share in SHARES]
     assert found.facts["gallery"]["other_in_8_bits"] == 2
+
+
+def test_pictures_outside_their_ball_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exhibit, "pgd20", lambda ball: PGD(Ball(ball.norm, 2 * ball.eps), step_size=ball.eps))
+    found = exhibit.exhibit(Brightness(), grey(torch.arange(100, 110)), Ball("linf", EPS))
+    assert not found.facts["gallery"]["inside"]
 
 
 class EdgeAt(Brightness):

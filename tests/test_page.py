@@ -338,6 +338,24 @@ def test_records_of_other_versions_are_read_as_far_as_they_go(changes: dict[str,
     assert told.format(run=run) in Page(write([run])).text
 
 
+@pytest.mark.parametrize(
+    "fact, told",
+    [
+        ({"inside": False}, "left the ball, so that they count for nothing"),
+        ({"other_in_8_bits": 7}, "Of 240 pictures 7 get another answer once rounded"),
+        ({"reduced": True}, "reduced to 64 pixels"),
+    ],
+    ids=str,
+)
+def test_what_the_eye_cannot_see_of_the_pictures_is_said(fact: dict[str, Any], told: str, run: Path) -> None:
+    pictures = runs.read_json(run / runs.EVALUATION)["pictures"]
+    calm = {"inside": True, "other_in_8_bits": 0, "reduced": False}
+    edit(run / runs.EVALUATION, pictures=pictures | {"gallery": pictures["gallery"] | calm})
+    assert told not in Page(write([run])).text
+    edit(run / runs.EVALUATION, pictures=pictures | {"gallery": pictures["gallery"] | calm | fact})
+    assert told in Page(write([run])).text
+
+
 def test_pictures_of_another_evaluation_are_not_shown(run: Path) -> None:
     np.savez(run / runs.PICTURES, gallery_clean=np.zeros(3))
     found = Page(write([run]))
