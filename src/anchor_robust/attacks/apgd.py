@@ -1,5 +1,6 @@
 """Auto-PGD (Croce & Hein, arXiv 2003.01690): projected gradient ascent that finds its own step sizes."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, get_args
@@ -64,9 +65,9 @@ class Climber(Attack):
         own = {"steps": self.steps, "restarts": self.restarts, "start": "uniform", "rho": self.rho}
         return {**super().describe(), **own}
 
+    @abstractmethod
     def losses(self, logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
         """What is climbed, [n]."""
-        raise NotImplementedError
 
     def climb_all(self, model: Model, x: Tensor, y: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
         """`restarts` climbs, each of the images that the ones before left standing; x_adv as in `Standing`."""
