@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .resnet import ACTIVATIONS, Activation, add_stages
+from .resnet import ACTIVATIONS, Activation, add_stages, pooled
 
 
 class PreActBlock(nn.Module):
@@ -41,7 +41,7 @@ class PreActResNet(nn.Module):
         x = self.conv1(x)
         for stage in self.stages:
             x = self.get_submodule(stage)(x)
-        return self.activation(self.bn(x)).mean(dim=(2, 3))
+        return pooled(self.activation(self.bn(x)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(self.features(x))
