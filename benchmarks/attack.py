@@ -24,7 +24,8 @@ from anchor_robust.attacks import PGD
 from anchor_robust.evaluation.searching import InBf16
 from anchor_robust.models import Folded, LogitsOnly
 from anchor_robust.threat import Ball
-from timing import alternated, compared, device_of, parser, record, write
+from apart import apart
+from timing import alternated, compared, device_of, parser, record, wait, write
 
 BALL, STEP_SIZE = Ball("linf", 0.031), 0.007
 
@@ -65,26 +66,28 @@ def measured(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         ways.append(Measure("compiled", product(trained.search, x, y, given.attack_steps), fused=True))
         counts["compiled"] = counts[ways[-2].name]
     predicted = {way.name: machine.seconds_at_least(counts[way.name], limits, way.fused) for way in ways}
-    timings = alternated({way.name: way.attack for way in ways}, given.rounds, device, warm_ups=2)
-    found = compared({"plain": timings[ways[0].name], "anchor": timings[ways[-1].name]}, given.batch)
+    with apart(attacking_plainly, given, device) as plainly:
+        timed = {"plain": plainly} | {way.name: way.attack for way in ways}
+        timings = alternated(timed, given.rounds, device, warm_ups=2)
+    found = compared({"plain": timings["plain"], "anchor": timings[ways[-1].name]}, given.batch)
     return found | {
         "compile_s": compiling,
         "precision": str(trained.search.dtype).removeprefix("torch."),
         "flops_per_image": needed,
         "limits": asdict(limits),
         "flop_utilisation": needed * found["anchor_images_per_s"] / limits.rate(trained.search.dtype),
-        "measures": gains([way.name for way in ways], timings, predicted),
+        "measures": gains(timings, {"plain": predicted[ways[0].name], **predicted}),
     }
 
 
 def eager(network: torch.nn.Module, search: Folded, x: Tensor, y: Tensor, steps: int, bf16: bool) -> list[Measure]:
-    """From the plain attack to the product's, not compiled."""
+    """From the plain attack, where freed memory is kept, to the product's, not compiled."""
     evaluated = copy.deepcopy(network).eval()
     frozen = LogitsOnly(copy.deepcopy(network)).eval().requires_grad_(False)
     last = copy.deepcopy(frozen).to(memory_format=torch.channels_last)
     packed = x.contiguous(memory_format=torch.channels_last)
     ways = [
-        Measure("plain", lambda: plain.attack(network.train(), x, y, steps)),
+        Measure("freed memory kept", lambda: plain.attack(network.train(), x, y, steps)),
         Measure("evaluation mode", lambda: plain.attack(evaluated, x, y, steps)),
         Measure("gradients of the images alone", lambda: images_alone(frozen, x, y, steps)),
         Measure("channels last", lambda: images_alone(last, packed, y, steps)),
@@ -114,9 +117,21 @@ def product(search: Folded, x: Tensor, y: Tensor, steps: int) -> Callable[[], Te
     return lambda: attack(search, packed, y, generator=generator, trusted=x.is_cuda)
 
 
-def gains(names: Sequence[str], timings: dict[str, Any], predicted: dict[str, float]) -> list[dict[str, Any]]:
+def attacking_plainly(given: argparse.Namespace, device: torch.device) -> Callable[[], None]:
+    data = ours.images(given.images)
+    network = plain.network(given.model, data, device).train()
+    x, y = data.pixels(slice(given.batch)).to(device), data.labels[: given.batch].to(device)
+
+    def attack() -> None:
+        plain.attack(network, x, y, given.attack_steps)
+        wait(device)
+
+    return attack
+
+
+def gains(timings: dict[str, Any], predicted: dict[str, float]) -> list[dict[str, Any]]:
     """One line a measure, in the order in which they were added."""
-    told = []
+    told, names = [], list(timings)
     for name, before in zip(names, [names[0], *names], strict=False):
         gain = timings[before]["median_s"] / timings[name]["median_s"]
         guess = predicted[before] / predicted[name]

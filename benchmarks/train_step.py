@@ -2,14 +2,14 @@
 
     python benchmarks/train_step.py --model resnet18 --batch 128 --steps 10 --json FILE
 
-The plain step is `plain.py`; ours is the product's own, with whatever `anchor train --explain` says is fast on this
+The plain step is `plain.py`, in a process of its own; ours is the product's own, with whatever `anchor train --explain` says is fast on this
 machine. Both go through the same network, attack steps and views, on random images of CIFAR-10's size.
 `flop_utilisation` is what the step has to compute (counted; the attack needs no gradients of parameters), over its
 time and the measured rate of matrix products in the precision that it uses.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +19,8 @@ import machine
 import ours
 import plain
 from anchor_robust.train import Training
-from timing import alternated, compared, device_of, parser, record, write
+from apart import apart
+from timing import alternated, compared, device_of, parser, record, wait, write
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -44,23 +45,14 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
 
 
 def measured(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    data = ours.images(given.images)
-    network = plain.network(given.model, data, device)
-    optimizer = sgd_as_usual(network)
-    batches = plain.batches(data, given.batch, given.workers, device)
-    trained = ours.training(data, given.model, given.batch, given.attack_steps, given.views, given.compile)
+    trained = ours.training(
+        ours.images(given.images), given.model, given.batch, given.attack_steps, given.views, given.compile
+    )
     needed = needed_flops(trained) / given.batch
     compiling = ours.accelerated(trained)
     update = ours.stepping(trained)
-    timings = alternated(
-        {
-            "plain": lambda: plain.step(network, optimizer, next(batches), given.attack_steps, given.views),
-            "anchor": update,
-        },
-        given.steps,
-        device,
-        warm_ups=2,
-    )
+    with apart(stepping_plainly, given, device) as plainly:
+        timings = alternated({"plain": plainly, "anchor": update}, given.steps, device, warm_ups=2)
     found = compared(timings, given.batch)
     limits = machine.limits(device, toy=given.images < 1000)
     return found | {
@@ -73,8 +65,17 @@ def measured(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     }
 
 
-def sgd_as_usual(network: torch.nn.Module) -> torch.optim.SGD:
-    return torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+def stepping_plainly(given: argparse.Namespace, device: torch.device) -> Callable[[], None]:
+    data = ours.images(given.images)
+    network = plain.network(given.model, data, device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    batches = plain.batches(data, given.batch, given.workers, device)
+
+    def update() -> None:
+        plain.step(network, optimizer, next(batches), given.attack_steps, given.views)
+        wait(device)
+
+    return update
 
 
 def needed_flops(trained: Training) -> int:

@@ -363,3 +363,15 @@ def test_the_blockwise_loss_is_the_plain_one(tmp_path: Path) -> None:
         assert size[f"{way}_peak_mib"] > 0
     assert size["loss_differs"] < 1e-6
     assert size["gradient_differs"] < 1e-6
+
+
+def test_the_plain_way_runs_in_a_process_of_its_own() -> None:
+    with script("apart").apart(beside, os.getpid()) as way:
+        assert [way(1), way(2)] == [(True, 1), (True, 2)]
+        with pytest.raises(ZeroDivisionError):
+            way(0)
+        assert way(3) == (True, 3)
+
+
+def beside(starter: int) -> Callable[[int], tuple[bool, int]]:
+    return lambda given: (os.getpid() != starter, given // given * given)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import environment
 from ..attacks import Attack
 from ..checks import run as examine
 from ..data import check_pixels
@@ -81,6 +82,7 @@ def measure(
     float32. `curves` are `eps`, `steps`; `checks` are run at the end, with attacks from `sibling` if one is given.
     `bar(label, images)` opens a progress bar, and `ledger` keeps what is finished.
     """
+    environment.keep_freed_memory()
     known_attacks(attacks, engine)
     known_curves(curves)
     check_pixels(x)
