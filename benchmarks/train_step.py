@@ -2,10 +2,10 @@
 
     python benchmarks/train_step.py --model resnet18 --batch 128 --steps 10 --json FILE
 
-The plain step is `plain.py`, in a process of its own; ours is the product's own, with whatever `anchor train --explain` says is fast on this
-machine. Both go through the same network, attack steps and views, on random images of CIFAR-10's size.
-`flop_utilisation` is what the step has to compute (counted; the attack needs no gradients of parameters), over its
-time and the measured rate of matrix products in the precision that it uses.
+The plain step is `plain.py`, in a process of its own; ours is the product's own, with whatever
+`anchor train --explain` says is fast on this machine. Both go through the same network, attack steps and views, on
+random images of CIFAR-10's size. `flop_utilisation` is what the step has to compute (counted; the attack needs no
+gradients of parameters), over its time and the measured rate of matrix products in the precision that it uses.
 """
 
 import argparse
