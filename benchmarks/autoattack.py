@@ -3,9 +3,9 @@
     python benchmarks/autoattack.py RUN [--norm l2 --eps 0.5] [--classes 3] [--search bf16] [--images 500] [--json FILE]
 
 Chunks of images go through both in turn, who is first alternating. Theirs is pyautoattack's own
-`run_standard_evaluation`, on the model as it is; ours is `anchor_robust.evaluate`'s path: stages over standing images,
+`run_standard_evaluation`, on the model as it is, in a process of its own; ours is `anchor_robust.evaluate`'s path: stages over standing images,
 searched on the folded twin (in float32, or with `--search bf16`) and judged by the model in float32.
-Seconds are the process's own, on one thread, compilation included.
+Seconds are the processes' own, on one thread, compilation included.
 
 With `--classes k` only the first k logits and the images of those classes are used. Below four classes the authors'
 APGD-T is undefined; theirs is then APGD-CE, APGD on the untargeted DLR loss, FAB-T with k - 1 targets and Square.
@@ -30,8 +30,11 @@ from anchor_robust.evaluation.reference import NORMS, authors_code
 from anchor_robust.evaluation.searching import Precision
 from anchor_robust.models import Classifier, LogitsOnly
 from anchor_robust.settings import fraction
-from anchor_robust.subject import Named, under_test
+from anchor_robust.subject import Named, Subject, under_test
 from anchor_robust.threat import Ball
+from apart import apart
+
+Verdicts = Callable[[Tensor, Tensor], Tensor]
 
 
 class FirstLogits(nn.Module):
@@ -80,10 +83,36 @@ def ours(model: nn.Module, ball: Ball, search: Precision, x: Tensor, y: Tensor) 
     return torch.from_numpy(found.outcomes["held_autoattack"])
 
 
-def timed(run: Callable[..., Tensor], *given: Any) -> tuple[Tensor, float]:
-    started = time.process_time()
-    held = run(*given)
-    return held, time.process_time() - started
+def timed(run: Verdicts) -> Callable[[Tensor, Tensor], tuple[Tensor, float]]:
+    """`run` with the seconds that this process spent on it."""
+
+    def clocked(x: Tensor, y: Tensor) -> tuple[Tensor, float]:
+        started = time.process_time()
+        held = run(x, y)
+        return held, time.process_time() - started
+
+    return clocked
+
+
+def theirs_of(given: argparse.Namespace) -> Callable[[Tensor, Tensor], tuple[Tensor, float]]:
+    model, ball = chosen(named(given).model, given.classes), Ball(given.norm, given.eps)
+    return timed(lambda x, y: theirs(model, ball, given.classes, x, y))
+
+
+def named(given: argparse.Namespace) -> Subject:
+    return under_test(Named(given.run, data_dir=given.data_dir), torch.device("cpu"))
+
+
+def chosen(model: nn.Module, classes: int) -> nn.Module:
+    return with_first_logits(model, classes).eval().requires_grad_(False)
+
+
+def pictures(given: argparse.Namespace, name: str) -> tuple[Tensor, Tensor]:
+    splits = ("test", "train") if given.split == "all" else (given.split,)
+    sets = [data.load(name, split, given.data_dir) for split in splits]
+    x, y = torch.cat([each.pixels(slice(None)) for each in sets]), torch.cat([each.labels for each in sets])
+    among = y < given.classes
+    return x[among][: given.images], y[among][: given.images]
 
 
 def main() -> None:
@@ -100,26 +129,20 @@ def main() -> None:
     asked.add_argument("--json", type=Path)
     given = asked.parse_args()
     torch.set_num_threads(1)
-    subject = under_test(Named(given.run, data_dir=given.data_dir), torch.device("cpu"))
-    model = with_first_logits(subject.model, given.classes).eval().requires_grad_(False)
-    splits = ("test", "train") if given.split == "all" else (given.split,)
-    chosen = [data.load(subject.images.name, split, given.data_dir) for split in splits]
-    x, y = torch.cat([each.pixels(slice(None)) for each in chosen]), torch.cat([each.labels for each in chosen])
-    x, y = (each[y < given.classes][: given.images] for each in (x, y))
-    ball = Ball(given.norm, given.eps)
+    subject = named(given)
+    model, ball = chosen(subject.model, given.classes), Ball(given.norm, given.eps)
+    x, y = pictures(given, subject.images.name)
     held: dict[str, list[Tensor]] = {"theirs": [], "ours": []}
     seconds = {"theirs": 0.0, "ours": 0.0}
-    jobs = [
-        ("theirs", lambda x, y: theirs(model, ball, given.classes, x, y)),
-        ("ours", lambda x, y: ours(model, ball, given.search, x, y)),
-    ]
-    for number, (images, labels) in enumerate(zip(x.split(given.chunk), y.split(given.chunk), strict=True)):
-        for name, run in jobs if number % 2 == 0 else jobs[::-1]:
-            outcome, spent = timed(run, images, labels)
-            held[name].append(outcome)
-            seconds[name] += spent
-        done = {name: int(torch.cat(outcomes).sum()) for name, outcomes in held.items()}
-        print(f"{(number + 1) * given.chunk} images: {done} held, {seconds} s", file=sys.stderr, flush=True)
+    with apart(theirs_of, given) as reference:
+        jobs = [("theirs", reference), ("ours", timed(lambda x, y: ours(model, ball, given.search, x, y)))]
+        for number, (images, labels) in enumerate(zip(x.split(given.chunk), y.split(given.chunk), strict=True)):
+            for name, run in jobs if number % 2 == 0 else jobs[::-1]:
+                outcome, spent = run(images, labels)
+                held[name].append(outcome)
+                seconds[name] += spent
+            done = {name: int(torch.cat(outcomes).sum()) for name, outcomes in held.items()}
+            print(f"{sum(map(len, held['ours']))} images: {done} held, {seconds} s", file=sys.stderr, flush=True)
     verdicts = {name: torch.cat(outcomes) for name, outcomes in held.items()}
     differ = (verdicts["ours"] != verdicts["theirs"]).nonzero().flatten().tolist()
     record = {
