@@ -3,9 +3,9 @@
     python benchmarks/autoattack.py RUN [--norm l2 --eps 0.5] [--classes 3] [--search bf16] [--images 500] [--json FILE]
 
 Chunks of images go through both in turn, who is first alternating. Theirs is pyautoattack's own
-`run_standard_evaluation`, on the model as it is, in a process of its own; ours is `anchor_robust.evaluate`'s path: stages over standing images,
-searched on the folded twin (in float32, or with `--search bf16`) and judged by the model in float32.
-Seconds are the processes' own, on one thread, compilation included.
+`run_standard_evaluation`, on the model as it is, in a process of its own; ours is `anchor_robust.evaluate`'s path:
+stages over standing images, searched on the folded twin (in float32, or with `--search bf16`) and judged by the model
+in float32. Seconds are the processes' own, on one thread, compilation included.
 
 With `--classes k` only the first k logits and the images of those classes are used. Below four classes the authors'
 APGD-T is undefined; theirs is then APGD-CE, APGD on the untargeted DLR loss, FAB-T with k - 1 targets and Square.
