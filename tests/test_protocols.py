@@ -194,27 +194,29 @@ def faked_compiler(monkeypatch: pytest.MonkeyPatch, compile_: Any) -> None:
     monkeypatch.setattr(searching.environment, "has_compiler", lambda device: True)
 
 
-def test_a_compiled_twin_answers_and_the_twin_itself_has_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+def test_a_twin_is_compiled_for_answers_and_for_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[bool, bool]] = []
 
-    def compile_(module: nn.Module, **how: Any) -> Any:
-        assert how == {"dynamic": True, "options": {"freezing": True}}
-        return lambda x: asked.append(len(x)) or module(x)
+    def compile_(module: nn.Module, dynamic: bool, options: dict[str, bool] | None = None) -> Any:
+        assert dynamic
+        assert options in (None, {"freezing": True})
+        return lambda x: asked.append((options is not None, x.requires_grad)) or module(x)
 
     faked_compiler(monkeypatch, compile_)
     model, x = own_model(), torch.rand(4, 3, 8, 8)
     twin: Any = searching.searched(model, "float32", x)
-    fast = searching.queried(twin, x.device)
+    fast = searching.compiled(twin, x.device)
     assert isinstance(fast, searching.Compiled)
-    assert not asked, "nothing is compiled before the first question"
+    assert not asked, "nothing is compiled before the first pass"
     torch.testing.assert_close(fast(x), model(x).detach())
-    assert asked == [4, 4], "a trial, then the answer"
+    assert asked == [(True, False)] * 2, "a trial, then the answer"
     assert not fast(x).requires_grad, "weights are frozen in: no graph"
+    asked.clear()
     gradients = [torch.autograd.grad(net(z).sum(), z)[0] for net in (fast, model) for z in [x.clone().requires_grad_()]]
     torch.testing.assert_close(*gradients)
-    assert len(asked) == 3
+    assert asked == [(False, True)] * 2
     for other in (searching.searched(model, "bf16", x), dark_is_wrong):
-        assert searching.queried(other, x.device) is other
+        assert searching.compiled(other, x.device) is other
 
 
 @pytest.mark.parametrize("broken", ("does not compile", "answers otherwise"))
@@ -222,29 +224,42 @@ def test_what_a_compiler_breaks_is_searched_as_it_is(broken: str, monkeypatch: p
     def answer(module: nn.Module, x: Tensor) -> Tensor:
         if broken == "does not compile":
             raise RuntimeError(broken)
-        return module(x) + 1
+        return module(x) ** 2 + 1
 
     faked_compiler(monkeypatch, lambda module, **how: partial(answer, module))
     model, x = own_model(), torch.rand(4, 3, 8, 8)
-    fast = searching.queried(searching.searched(model, "float32", x), x.device)
+    fast = searching.compiled(searching.searched(model, "float32", x), x.device)
     torch.testing.assert_close(fast(x), model(x).detach())
+    gradients = [torch.autograd.grad(net(z).sum(), z)[0] for net in (fast, model) for z in [x.clone().requires_grad_()]]
+    torch.testing.assert_close(*gradients)
 
 
-def test_only_those_who_ask_by_the_hundred_thousand_repay_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_protocols_of_many_passes_repay_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     searched_on: list[str] = []
 
-    class Probe(Square):
-        def search(self, model: Any, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-            searched_on.append("queried" if model(x).abs().max() < 1e-6 else "search")
-            return x
+    def probe(search: Any, x: Tensor) -> Tensor:
+        searched_on.append("compiled" if search(x).abs().max() < 1e-6 else "search")
+        return x
 
-    monkeypatch.setattr(evaluation.measuring, "queried", lambda search, device: lambda x: 0 * search(x))
+    class Asking(Square):
+        def search(self, model: Any, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+            return probe(model, x)
+
+    class Climbing(PGD):
+        def search(self, model: Any, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+            return probe(model, x)
+
+    monkeypatch.setattr(evaluation.measuring, "compiled", lambda search, device: lambda x: 0 * search(x))
     model, x, y, _, ball = linear(4)
     enough = -(-searching.COMPILED_FROM // len(x))
-    for queries in (enough - 1, enough):
-        attack = Probe(ball, queries=queries)
-        measure(model, x, y, (attack,), ball=ball, batch_size=len(x))
-    assert searched_on == ["search", "queried"]
+    for attack in (
+        Asking(ball, queries=enough - 1),
+        Asking(ball, queries=enough),
+        Climbing(ball, steps=enough - 1),
+        Climbing(ball, steps=-(-enough // 10), restarts=10),
+    ):
+        measure(model, x, y, (attack,), ball=ball, batch_size=len(x) - 1)
+    assert searched_on == ["search"] * 2 + ["compiled"] * 2 + ["search"] * 2 + ["compiled"] * 2
 
 
 def test_a_twin_that_is_another_function_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:

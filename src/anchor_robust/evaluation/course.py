@@ -42,14 +42,14 @@ class Endured:
 class Course:
     """What every stage runs on: `model` judges what attacks find on `search`, which computes in `precision`.
 
-    Attacks that ask for logits alone, very often, find on `queried`, the same function compiled.
+    Protocols that pass through it very often search on `compiled`, the same function.
 
     Images x [n c h w] on the device, labels y [n].
     """
 
     model: Model
     search: Model
-    queried: Model
+    compiled: Model
     precision: Precision
     x: Tensor
     y: Tensor
@@ -73,6 +73,9 @@ class Course:
     def endure(self, planned: Planned, standing: Tensor) -> Endured:
         """Run the stages one after another, each attack in full batches over the images that still stand."""
         held, answers, inside, told = standing.clone(), torch.full(standing.shape, -1), True, []
+        # By what the protocol may need, not by what is left of it, so that a resumed evaluation computes the very same.
+        often = passes(planned) * int(standing.sum()) >= COMPILED_FROM
+        search = self.compiled if often else self.search
         for number, stage in enumerate(planned.stages):
             before, seconds = int(held.sum()), 0.0
             for turn, attack in enumerate(stage.attacks):
@@ -82,7 +85,7 @@ class Course:
                     work: list[tuple[str, Compute]] = []
                     for place, indices in enumerate(chosen):
                         name = f"{planned.name}/{number}/{turn}/{place}"
-                        work.append((name, partial(self.answers_under, attack, indices, name)))
+                        work.append((name, partial(self.answers_under, attack, indices, name, search)))
                     for indices, unit in zip(chosen, self.ledger.finished(work), strict=True):
                         answers[indices] = torch.tensor(unit.outcomes)
                         held[indices] = answers[indices] == self.y.cpu()[indices]
@@ -97,11 +100,9 @@ class Course:
         images, labels = self.of(indices)
         return predict(self.model, images, labels, len(images), lambda done: None).tolist(), True
 
-    def answers_under(self, attack: Attack, indices: Tensor, name: str) -> tuple[list[int], bool]:
+    def answers_under(self, attack: Attack, indices: Tensor, name: str, search: Model) -> tuple[list[int], bool]:
         # A generator of its own, so that what was finished before a kill changes nothing for what comes after.
         generator = torch.Generator(self.x.device).manual_seed(unit_seed(self.seed, name))
-        # By the unit, not by what was asked before, so that a resumed evaluation computes the very same.
-        search = self.queried if questions(attack) * len(indices) >= COMPILED_FROM else self.search
         answers, inside = attacked(self.model, attack, *self.of(indices), generator, search)
         return answers.tolist(), inside
 
@@ -109,9 +110,13 @@ class Course:
         return self.x[indices.to(self.x.device)], self.y[indices.to(self.y.device)]
 
 
-def questions(attack: Attack) -> int:
-    """How many forward passes without a gradient the attack makes with each image, if it makes no others."""
-    return int(attack.describe().get("queries") or 0)
+def passes(planned: Planned) -> int:
+    """How often the protocol passes an image through the model if it never falls, by what its attacks say of them."""
+    total = 0
+    for stage in planned.stages:
+        for told in (attack.describe() for attack in stage.attacks):
+            total += int(told.get("steps") or 0) * int(told.get("restarts") or 1) + int(told.get("queries") or 0)
+    return total
 
 
 def heading(planned: Planned, stage: Stage, turn: int) -> str:

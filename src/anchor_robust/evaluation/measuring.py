@@ -19,7 +19,7 @@ from .course import Bar, Course, Endured, silent_bar
 from .curves import known_curves, points
 from .protocols import PAPER_EPS, Engine, Planned, known_attacks, plan
 from .resuming import Ledger
-from .searching import Precision, laid_out, queried, searched
+from .searching import Precision, compiled, laid_out, searched
 from .summaries import summary
 from .verdicts import Model, batches, check_labels, evaluating
 
@@ -97,7 +97,7 @@ def measure(
         drawn = [described(point) for curve in sketched.values() for point in curve]
         ledger.open(stages=stages, curves=drawn, batch_size=batch_size, seed=seed, search=search, data=data)
         fast = searched(model, search, x[:batch_size])
-        course = Course(model, fast, queried(fast, x.device), search, x, y, batch_size, seed, ledger, bar)
+        course = Course(model, fast, compiled(fast, x.device), search, x, y, batch_size, seed, ledger, bar)
         predictions, seconds = course.predictions()
         correct = predictions == y.cpu()
         outcomes = {"label": y.cpu().numpy(), "clean_prediction": predictions.numpy()}
@@ -154,7 +154,7 @@ def searched_again(course: Course, planned: Planned, endured: Endured) -> tuple[
     sample = torch.zeros_like(endured.held)
     for indices in batches(endured.held, course.batch_size)[:1]:
         sample[indices] = True
-    exact = replace(course, search=course.model, queried=course.model)
+    exact = replace(course, search=course.model, compiled=course.model)
     again = exact.endure(replace(planned, name=f"{planned.name} float32", label=f"{planned.label} float32"), sample)
     fallen = sample & ~again.held
     fell = int(fallen.sum())

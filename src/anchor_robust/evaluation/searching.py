@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from .. import environment
+from ..attacks.gradient import forward_and_back
 from ..models import Classifier, Folded, LogitsOnly
 from .verdicts import Model
 
 Precision = Literal["float32", "bf16"]
 TOLERANCE = 1e-4  # of the largest logit
-COMPILED_FROM = 250_000  # forward passes of an image; below, compiling (half a minute) takes longer than it saves
+GRADIENT_TOLERANCE = 1e-3  # of their norm, where a ReLU may be on the other side of 0
+COMPILED_FROM = 250_000  # passes of an image; below, compiling (half a minute) takes longer than it saves
 
 log = logging.getLogger(__name__)
 
@@ -39,30 +41,39 @@ def laid_out(model: Model, x: Tensor) -> Tensor:
 
 
 class Compiled(nn.Module):
-    """A twin compiled with its weights frozen in, for attacks that ask for logits by the thousand; lazily, at the first
-    question, and only if the two then agree. Gradients go through the twin as it is: compiling gains them little."""
+    """A twin compiled for attacks that pass through it by the hundred thousand: once for logits alone, its weights
+    frozen in, and once for gradients; each lazily, at the first pass of its kind, and only if it and the twin agree."""
 
     def __init__(self, twin: nn.Module) -> None:
         super().__init__()
         self.twin = twin
         # Of any batch size: images leave the batch as they fall.
         self.answers = torch.compile(twin, dynamic=True, options={"freezing": True})
-        self.trusted: bool | None = None
+        self.differentiable = torch.compile(twin, dynamic=True)
+        self.trusted: dict[bool, bool] = {}
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad:
-            return self.twin(x)
-        if self.trusted is None:
-            self.trusted = self.trial(x)
+        with_gradient = x.requires_grad
+        if with_gradient not in self.trusted:
+            self.trusted[with_gradient] = self.trial(x.detach(), with_gradient)
+        if with_gradient:
+            return self.differentiable(x) if self.trusted[True] else self.twin(x)
         with torch.no_grad():
-            return self.answers(x) if self.trusted else self.twin(x)
+            return self.answers(x) if self.trusted[False] else self.twin(x)
 
-    def trial(self, x: Tensor) -> bool:
+    def trial(self, x: Tensor, with_gradient: bool) -> bool:
         try:
+            if with_gradient:
+                (expected, given) = (gradient(net, x) for net in (self.twin, self.differentiable))
+                return bool((given - expected).norm() <= GRADIENT_TOLERANCE * expected.norm())
             return agree(self.twin, self.answers, x, TOLERANCE)
         except Exception as error:  # what a compiler stumbles over is not ours to foresee
             log.debug("not compiled: %s", error)
             return False
+
+
+def gradient(net: Model, x: Tensor) -> Tensor:
+    return forward_and_back(net, x, lambda logits: logits.logsumexp(1))[-1]
 
 
 def searched(model: Model, precision: Precision, x: Tensor) -> Model:
@@ -75,8 +86,8 @@ def searched(model: Model, precision: Precision, x: Tensor) -> Model:
     return fast
 
 
-def queried(search: Model, device: torch.device) -> Model:
-    """What attacks search on that put COMPILED_FROM questions or more: `search` compiled, where that is possible."""
+def compiled(search: Model, device: torch.device) -> Model:
+    """What protocols of COMPILED_FROM passes or more search on: `search` compiled, where that is possible."""
     on_processor = device.type == "cpu" and environment.has_compiler(device)
     return Compiled(search) if isinstance(search, Folded) and on_processor else search
 
