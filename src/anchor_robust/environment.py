@@ -29,12 +29,14 @@ def describe(device: torch.device) -> dict[str, object]:
     }
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep what is freed: giving every activation back to the system costs a tenth to a third of a step."""
+def keep_freed_memory() -> bool:
+    """Let glibc keep what is freed: giving every activation back to the system costs a tenth to a third of a step.
+
+    Returns whether that could be done.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        mallopt(-4, 0)  # M_MMAP_MAX
+    # M_TRIM_THRESHOLD and M_MMAP_MAX
+    return bool(mallopt and mallopt(-1, 2**31 - 1) and mallopt(-4, 0))
 
 
 def peak_memory(device: torch.device) -> int:

@@ -41,6 +41,7 @@ def decided(training: Training) -> list[FastPath]:
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in training.network.modules())
     folded = f"{len(training.search.pairs)} of {norms} follow a convolution and nothing else does"
     looked = f"pixels and losses are looked at in one step of {PATIENCE}, and before anything is saved"
+    kept = environment.keep_freed_memory()
     box = f"the norm is {recipe.threat.norm}"
     return [
         fast.bf16(recipe.optimise, training.fabric.device),
@@ -49,6 +50,9 @@ def decided(training: Training) -> list[FastPath]:
         FastPath("no waiting for the device", cuda, looked if cuda else graphs, "a look at every step"),
         FastPath("BatchNorm folded in the attack", bool(training.search.pairs), folded, "a copy in evaluation mode"),
         FastPath("step and projection as one clamp", recipe.threat.norm == "linf", box, "step, then project"),
+        FastPath(
+            "freed memory kept", kept, f"the allocator {'is' if kept else 'is not'} glibc's", "back to the system"
+        ),
     ]
 
 
