@@ -13,7 +13,7 @@ from anchor_robust.attacks import PGD, Attack, Square, Stage
 from anchor_robust.attacks.base import Model
 from anchor_robust.errors import Refusal
 from anchor_robust.evaluation import PROTOCOLS, Protocol, evaluate, measure, measuring, searching
-from anchor_robust.evaluation.protocols import known_attacks, plan
+from anchor_robust.evaluation.protocols import Planned, known_attacks, plan
 from anchor_robust.models import Classifier, LogitsOnly, backbone
 from anchor_robust.threat import Ball
 
@@ -260,6 +260,12 @@ def test_only_protocols_of_many_passes_repay_a_compiler(monkeypatch: pytest.Monk
     ):
         measure(model, x, y, (attack,), ball=ball, batch_size=len(x) - 1)
     assert searched_on == ["search"] * 2 + ["compiled"] * 2 + ["search"] * 2 + ["compiled"] * 2
+    # The first stage is judged by itself, a later one with all that comes after it.
+    searched_on.clear()
+    few, many = Climbing(ball, steps=2), Asking(ball, queries=enough)
+    stages = tuple(Stage(str(number), (attack,)) for number, attack in enumerate((few, few, many)))
+    measure(model, x, y, (Planned("staged", "staged", stages),), ball=ball, batch_size=len(x))
+    assert searched_on == ["search", "compiled", "compiled"]
 
 
 def test_a_twin_that_is_another_function_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:

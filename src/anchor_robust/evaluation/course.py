@@ -1,7 +1,7 @@
 """Stages over standing sets: the one loop through which every outcome comes."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -42,7 +42,7 @@ class Endured:
 class Course:
     """What every stage runs on: `model` judges what attacks find on `search`, which computes in `precision`.
 
-    Protocols that pass through it very often search on `compiled`, the same function.
+    Stages that pass through it very often search on `compiled`, the same function.
 
     Images x [n c h w] on the device, labels y [n].
     """
@@ -73,11 +73,12 @@ class Course:
     def endure(self, planned: Planned, standing: Tensor) -> Endured:
         """Run the stages one after another, each attack in full batches over the images that still stand."""
         held, answers, inside, told = standing.clone(), torch.full(standing.shape, -1), True, []
-        # By what the protocol may need, not by what is left of it, so that a resumed evaluation computes the very same.
-        often = passes(planned) * int(standing.sum()) >= COMPILED_FROM
-        search = self.compiled if often else self.search
         for number, stage in enumerate(planned.stages):
             before, seconds = int(held.sum()), 0.0
+            # Those that the first stage leaves mostly stand to the end; how many it leaves nobody knows before. By what
+            # stands now, not by what of it is done, so that a resumed evaluation computes the very same.
+            ahead = planned.stages[number:] if number else planned.stages[:1]
+            search = self.compiled if passes(ahead) * before >= COMPILED_FROM else self.search
             for turn, attack in enumerate(stage.attacks):
                 # A bar per attack: its total is what still stands, and attacks differ in what an image costs.
                 with self.bar(heading(planned, stage, turn), int(held.sum())) as advance:
@@ -110,13 +111,11 @@ class Course:
         return self.x[indices.to(self.x.device)], self.y[indices.to(self.y.device)]
 
 
-def passes(planned: Planned) -> int:
-    """How often the protocol passes an image through the model if it never falls, by what its attacks say of them."""
-    total = 0
-    for stage in planned.stages:
-        for told in (attack.describe() for attack in stage.attacks):
-            total += int(told.get("steps") or 0) * int(told.get("restarts") or 1) + int(told.get("queries") or 0)
-    return total
+def passes(stages: Sequence[Stage]) -> int:
+    """How often stages pass an image through the model if it never falls, by what their attacks say of themselves."""
+    told = [attack.describe() for stage in stages for attack in stage.attacks]
+    climbs = [int(each.get("steps") or 0) * int(each.get("restarts") or 1) for each in told]
+    return sum(climbs) + sum(int(each.get("queries") or 0) for each in told)
 
 
 def heading(planned: Planned, stage: Stage, turn: int) -> str:

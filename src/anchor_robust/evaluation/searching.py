@@ -87,7 +87,7 @@ def searched(model: Model, precision: Precision, x: Tensor) -> Model:
 
 
 def compiled(search: Model, device: torch.device) -> Model:
-    """What protocols of COMPILED_FROM passes or more search on: `search` compiled, where that is possible."""
+    """What stages of COMPILED_FROM passes or more search on: `search` compiled, where that is possible."""
     on_processor = device.type == "cpu" and environment.has_compiler(device)
     return Compiled(search) if isinstance(search, Folded) and on_processor else search
 
