@@ -3,7 +3,7 @@
     python benchmarks --out results/benchmarks [--only train_step-resnet18-128,startup] [--list]
 
 They take an hour or two on two cores; run nothing else meanwhile. A file that is there already is measured again.
-`autoattack.py`, `contrastive_loss.py` and `gpu.py` have commands of their own.
+`autoattack.py` and `gpu.py` have commands of their own.
 """
 
 import argparse
@@ -29,6 +29,7 @@ SUITE = {
     "breakdown-resnet18-128": "breakdown.py --model resnet18 --batch 128 --steps 10",
     "breakdown-resnet8-256": "breakdown.py --model resnet8 --batch 256 --steps 10",
     "cost-resnet8": "cost.py --model resnet8 --batch 128 --steps 5",
+    "contrastive_loss": "contrastive_loss.py",
     "estimate": "estimate.py",
 }
 

@@ -35,7 +35,8 @@ def block(benchmark: str, otherwise: str = "run `make bench`") -> Callable[[Call
 
     def entered(function: Callable[[list[Record]], str]) -> None:
         def told() -> str:
-            records = [runs.read_json(path) for path in sorted(FOLDER.glob(f"{benchmark}*.json"))]
+            paths = sorted(FOLDER.glob(f"{benchmark}*.json"))
+            records = [runs.read_json(path) | {"file": path.stem} for path in paths]
             return function(records) if records else f"Not measured yet: {otherwise}."
 
         BLOCKS[function.__name__] = told
@@ -197,7 +198,7 @@ def startup(records: list[Record]) -> str:
     return f"Until the answer stands there: {', '.join(told)}. {where(records)}."
 
 
-@block("contrastive_loss", "run what stands below")
+@block("contrastive_loss")
 def loss(records: list[Record]) -> str:
     columns: Columns = {
         "embeddings": lambda row: f"{row['embeddings']:,}",
@@ -223,9 +224,9 @@ def parity(records: list[Record]) -> str:
         chosen = dict.fromkeys(run["settings"]["optimise.precision"] for run in record["runs"])
         for precision in chosen:
             seeds = [run for run in record["runs"] if run["settings"]["optimise.precision"] == precision]
-            rows.append({"recipe": record["recipe"], "precision": precision, "runs": seeds})
+            rows.append({"sweep": record["file"], "precision": precision, "runs": seeds})
     columns: Columns = {
-        "recipe": lambda row: row["recipe"],
+        "sweep": lambda row: row["sweep"],
         "precision": lambda row: row["precision"],
         "clean": lambda row: spread([run["validation_clean"] for run in row["runs"]]),
         "robust": lambda row: spread([run["validation_robust"] for run in row["runs"]]),
