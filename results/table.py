@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+import agreement
 import performance
 from anchor_robust import checkpoint, runs
 from anchor_robust.intervals import wilson
@@ -176,6 +177,12 @@ def in_full() -> str:
     return "\n".join(markdown(comparison(list(dict.fromkeys(first)))))
 
 
+def told() -> list[str]:
+    """What this folder's README says of the files."""
+    beside = "### AutoAttack beside its authors' package"
+    return [summary(), in_full(), "### Tries", tries(), beside, agreement.table()]
+
+
 def insert(document: Path, table: str) -> str:
     """The document with `table` between its two markers."""
     before, _, rest = document.read_text(encoding="utf-8").partition(BEGIN)
@@ -222,7 +229,7 @@ def main() -> None:
     ship("--check" in sys.argv[1:])
     texts = {
         ROOT / "README.md": insert(ROOT / "README.md", summary()),
-        HERE / "README.md": insert(HERE / "README.md", f"{summary()}\n\n{in_full()}\n\n### Tries\n\n{tries()}"),
+        HERE / "README.md": insert(HERE / "README.md", "\n\n".join(told())),
         performance.DOCUMENT: performance.filled(),
     }
     texts |= {recipe: promising(recipe) for recipe in sorted((ROOT / "src/anchor_robust/recipes").glob("*.yaml"))}

@@ -1,6 +1,6 @@
 """Losses: pure functions of tensors, strangers to models, data and attacks."""
 
 from .contrastive import hard_supcon, selective_supcon
-from .divergence import boosted_cross_entropy, kl_divergence
+from .divergence import boosted_cross_entropy, kl_divergence, margin_penalty
 
-__all__ = ["boosted_cross_entropy", "hard_supcon", "kl_divergence", "selective_supcon"]
+__all__ = ["boosted_cross_entropy", "hard_supcon", "kl_divergence", "margin_penalty", "selective_supcon"]

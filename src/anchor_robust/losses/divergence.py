@@ -20,13 +20,20 @@ def boosted_cross_entropy(logits: Tensor) -> Tensor:
 
         BCE_y = -log p_y - log(1 - max_{j != y} p_j)
 
-    The second term asks for a margin over the strongest wrong class. In at least float32, and finite: 1 - p is summed
-    from the other probabilities.
+    The second term, `margin_penalty`, asks for a margin over the strongest wrong class. In at least float32.
+    """
+    return margin_penalty(logits) - log_probabilities(logits)
+
+
+def margin_penalty(logits: Tensor) -> Tensor:
+    """-log(1 - max_{j != y} p_j) for every class y an image may have, [n k].
+
+    In at least float32, and finite: 1 - p is summed from the other probabilities.
     """
     log_p = log_probabilities(logits)
     leader, runner_up = log_p.topk(2, dim=1).indices.T
     leads = torch.arange(log_p.shape[1], device=logits.device) == leader[:, None]
-    return -log_p - torch.where(leads, log_of_rest(log_p, runner_up)[:, None], log_of_rest(log_p, leader)[:, None])
+    return -torch.where(leads, log_of_rest(log_p, runner_up)[:, None], log_of_rest(log_p, leader)[:, None])
 
 
 def log_of_rest(log_p: Tensor, classes: Tensor) -> Tensor:

@@ -2,8 +2,10 @@
 
     loss = cross_entropy(c(f(x_adv)), y) + contrast * L(views)
            [+ clean * cross_entropy(c(f(x_clean)), y)] [+ augmented * cross_entropy(c(f(x_augmented)), y)]
+           [- margin * log(1 - max_{j != y} p_j(x_adv))]
 
-L is `losses.hard_supcon` over the embeddings of all the views.
+L is `losses.hard_supcon` over the embeddings of all the views. The last term is the second half of MART's boosted
+cross-entropy: hard positives for the embeddings, the hardest negative for the classifier.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +20,7 @@ from ..attacks import PGD
 from ..attacks.base import Model
 from ..errors import Refusal
 from ..geometry import collapsed
-from ..losses import hard_supcon
+from ..losses import hard_supcon, margin_penalty
 from .base import Learner, Objective, Step
 
 VIEWS = ("clean", "augmented", "adversarial")
@@ -32,6 +34,7 @@ class Anchor(Objective):
         contrast: Weight of the contrastive loss against the cross-entropy.
         clean: Weight of the cross-entropy on the clean view; 0 leaves it out.
         augmented: Weight of the cross-entropy on the augmented view; 0 leaves it out.
+        margin: Weight of the margin over the strongest wrong class of the attacked view; 0 leaves it out.
         views: What the contrastive loss sees of each image, of clean, augmented, adversarial; adversarial is required.
         temperature: Temperature t of the contrastive loss.
         hardness: h in the weights exp(h (1 - similarity)) of the positives; 0 is plain SupCon.
@@ -47,6 +50,7 @@ class Anchor(Objective):
     contrast: float = 0.5
     clean: float = 0.0
     augmented: float = 0.0
+    margin: float = 0.0
     views: tuple[str, ...] = ("augmented", "adversarial")
     temperature: float = 0.1
     hardness: float = 1.0
@@ -58,7 +62,7 @@ class Anchor(Objective):
     def __post_init__(self) -> None:
         if "adversarial" not in self.views or len(set(self.views)) < len(self.views) or set(self.views) - set(VIEWS):
             raise Refusal(f"views {self.views} given; allowed: adversarial and any of clean, augmented, each once")
-        for setting in ("contrast", "clean", "augmented", "hardness", "attack_contrast"):
+        for setting in ("contrast", "clean", "augmented", "margin", "hardness", "attack_contrast"):
             if not 0 <= getattr(self, setting) < float("inf"):
                 raise Refusal(f"{setting} {getattr(self, setting)} given; allowed: 0 or more")
         if not 0 < self.temperature < float("inf"):
@@ -101,6 +105,9 @@ class Anchor(Objective):
             if weight:
                 parts[f"{name}_cross_entropy"] = learner.cross_entropy(logits_of[name], y)
                 loss = loss + weight * parts[f"{name}_cross_entropy"]
+        if self.margin:
+            parts["margin"] = learner.expected(margin_penalty(logits_of["adversarial"]), y)
+            loss = loss + self.margin * parts["margin"]
         return Step(loss, logits_of["adversarial"], parts)
 
     def contrastive(self, embeddings: Sequence[Tensor], y: Tensor, progress: float) -> Tensor:
