@@ -154,7 +154,12 @@ def parts(records: list[Record]) -> str:
 @block("breakdown")
 def operations(records: list[Record]) -> str:
     def top(record: Record) -> str:
-        return ", ".join(f"`{each['operation']}` {percent(each['share'])}" for each in record["operations"][:8])
+        shares: dict[str, float] = {}
+        for each in record["operations"]:
+            name = "compiled code" if "CompiledFxGraph" in each["operation"] else f"`{each['operation']}`"
+            shares[name] = shares.get(name, 0.0) + each["share"]
+        longest = sorted(shares.items(), key=lambda item: -item[1])[:6]
+        return ", ".join(f"{name} {percent(share)}" for name, share in longest)
 
     return "\n".join(f"* {network(record)}: {top(record)}." for record in records)
 
