@@ -11,7 +11,7 @@ AGAIN = "again"  # in the place of ours: theirs with another seed
 
 def table() -> str:
     """A row for each file: one model, one ball, the same images."""
-    headings = ("model", "ball", "classes", "images", "theirs holds", "second", "second holds", "agree", "times as fast")
+    headings = ("model", "ball", "classes", "images", "theirs holds", "second", "second holds", "agree", "faster")
     records = [runs.read_json(path) | {"file": path.stem} for path in sorted(FOLDER.glob("*.json"))]
     lines = [f"| {' | '.join(headings)} |", "|---|---" + "|---:" * 3 + "|---" + "|---:" * 3 + "|"]
     lines += [f"| {' | '.join(row(record))} |" for record in records]

@@ -563,6 +563,17 @@ def test_the_two_view_control_is_cross_entropy_alone() -> None:
     torch.testing.assert_close(outcome.loss, stub.cross_entropy("adversarial") + 0.5 * stub.cross_entropy("augmented"))
 
 
+def test_the_margin_of_the_attacked_view_joins_by_its_weight() -> None:
+    stub = Stub()
+    parts = stub.step(Anchor(margin=0.5)).parts
+    p = stub.logits(stub.views["adversarial"]).softmax(1)
+    strongest = [max(p[i, j] for j in range(p.shape[1]) if j != y) for i, y in enumerate(stub.y.tolist())]
+    expected = -sum(math.log(1 - each) for each in strongest) / len(strongest)
+    assert parts["margin"].item() == pytest.approx(expected)
+    without, with_it = (stub.step(Anchor(margin=weight)).loss for weight in (0.0, 0.5))
+    assert (with_it - without).item() == pytest.approx(0.5 * expected)
+
+
 def test_a_collapsed_contrast_is_told() -> None:
     batch, value = 256, math.log(2 * 256 - 1)
     assert "collapsed" in Anchor().warning({"contrast": value + 0.001}, batch)
@@ -629,6 +640,7 @@ def test_the_recipes_label_smoothing_reaches_the_loss(name: str) -> None:
         {"projection_width": -1},
         {"hardness_ramp": 1.1},
         {"attack_contrast": -1.0},
+        {"margin": -1.0},
     ),
     ids=str,
 )
