@@ -22,6 +22,8 @@ SUITE = {
     "train_step-resnet8-128": "train_step.py --model resnet8 --batch 128 --steps 10",
     "train_step-resnet8-256": "train_step.py --model resnet8 --batch 256 --steps 10",
     "train_step-resnet8-512": "train_step.py --model resnet8 --batch 512 --steps 10",
+    "train_step-resnet18-128-float32": "train_step.py --model resnet18 --batch 128 --steps 5 --precision float32",
+    "train_step-resnet8-256-float32": "train_step.py --model resnet8 --batch 256 --steps 5 --precision float32",
     "attack-resnet18-128": "attack.py --model resnet18 --batch 128 --rounds 5",
     "attack-resnet8-256": "attack.py --model resnet8 --batch 256 --rounds 10",
     "evaluation-resnet8": "evaluation.py --run results/cifar10-resnet8-anchor --images 500 --rounds 5",

@@ -27,11 +27,20 @@ def images(count: int = IMAGES, side: int = 32) -> ImageSet:
     return ImageSet(pixels, labels, tuple(map(str, range(10))), "random", "train")
 
 
-def training(data: ImageSet, model: str, batch: int, attack_steps: int, views: int, compiling: str) -> train.Training:
+def training(
+    data: ImageSet,
+    model: str,
+    batch: int,
+    attack_steps: int,
+    views: int,
+    compiling: str,
+    precision: str = "auto",
+) -> train.Training:
     settings = {
         "model.name": model,
         "optimise.batch_size": batch,
         "optimise.compile": compiling,
+        "optimise.precision": precision,
         "attack.steps": attack_steps,
         "objective.views": f"[{', '.join(plain.VIEWS[views])}]",
         "validation.images": min(1000, len(data) // 2),

@@ -40,14 +40,17 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
     )
     asked.add_argument("--workers", type=int, default=2, help="processes of the plain DataLoader (default: 2)")
     asked.add_argument("--compile", default="auto", choices=("auto", "never"), help="as optimise.compile of a recipe")
+    asked.add_argument(
+        "--precision", default="auto", choices=("auto", "float32"), help="of ours; float32: as without bf16 units"
+    )
     asked.add_argument("--images", type=int, default=ours.IMAGES, help="random images (default: as CIFAR-10 has)")
     return asked
 
 
 def measured(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    trained = ours.training(
-        ours.images(given.images), given.model, given.batch, given.attack_steps, given.views, given.compile
-    )
+    data = ours.images(given.images)
+    settings = (given.model, given.batch, given.attack_steps, given.views, given.compile, given.precision)
+    trained = ours.training(data, *settings)
     needed = needed_flops(trained) / given.batch
     compiling = ours.accelerated(trained)
     update = ours.stepping(trained)

@@ -91,6 +91,7 @@ def limits(records: list[Record]) -> str:
 
     columns: Columns = {
         "network": network,
+        "precision": lambda row: row["precision"],
         "copy GB/s": lambda row: f"{row['limits']['bandwidth'] / 1e9:.1f}",
         "float32 TFLOP/s": lambda row: f"{row['limits']['float32'] / 1e12:.2f}",
         "bf16 TFLOP/s": lambda row: f"{row['limits']['bf16'] / 1e12:.2f}",
@@ -106,6 +107,7 @@ def limits(records: list[Record]) -> str:
 def step(records: list[Record]) -> str:
     columns: Columns = {
         "network": network,
+        "precision": lambda row: row["precision"],
         **SPEEDS,
         "quartiles": lambda row: "{:.2f} to {:.2f}".format(*row["ratio_quartiles"]),
         "compiled and warm": lambda row: f"{row['compile_s'] + row['anchor']['warm_up_s']:.0f} s",
