@@ -11,6 +11,7 @@ import yaml
 
 import agreement
 import performance
+import search
 from anchor_robust import checkpoint, runs
 from anchor_robust.intervals import wilson
 from anchor_robust.recipe import settle
@@ -179,8 +180,12 @@ def in_full() -> str:
 
 def told() -> list[str]:
     """What this folder's README says of the files."""
-    beside = "### AutoAttack beside its authors' package"
-    return [summary(), in_full(), "### Tries", tries(), beside, agreement.table()]
+    return [
+        *(summary(), in_full()),
+        *("### The search for settings", search.table()),
+        *("### Tries", tries()),
+        *("### AutoAttack beside its authors' package", agreement.table()),
+    ]
 
 
 def insert(document: Path, table: str) -> str:
