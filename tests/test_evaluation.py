@@ -293,7 +293,6 @@ def test_adversarials_that_leave_the_ball_are_told(monkeypatch: pytest.MonkeyPat
         (("pgd20",), ["PGD-20"]),
         (("pgd20", "clean", "pgd20"), ["clean", "PGD-20"]),
         (("pgd20-2-255", "pgd20"), ["PGD-20 (eps/4)", "PGD-20"]),
-        ((), []),
     ),
 )
 def test_only_what_was_asked_for_is_told_and_once(attacks: tuple[str, ...], labels_: list[str]) -> None:
@@ -471,6 +470,30 @@ def test_more_or_fewer_labels_than_images_are_refused(count: int, batch_size: in
 def test_labels_that_are_no_class_numbers_are_refused(y: Tensor) -> None:
     with pytest.raises(Refusal, match="label"):
         evaluate(ConvNet(), images(), y, ("clean",))
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    (
+        ({"x": images().numpy()}, "images given as ndarray"),
+        ({"y": labels().tolist()}, "labels given as list"),
+        ({"model": "runs/anchor"}, r"model 'runs/anchor' given; .*anchor_robust\.load"),
+        ({"model": lambda x: (x, x)}, "the model gave a tuple"),
+        ({"model": lambda x: x.flatten(1)[:, :1]}, "one logit an image"),
+        ({"attacks": "clean,pgd20"}, "attacks 'clean,pgd20' given"),
+        ({"attacks": ()}, "attacks .* given"),
+        ({"ball": 0.031}, "ball 0.031 given"),
+    ),
+    ids=("array", "list", "path", "tuple", "one logit", "one string", "no attack", "number"),
+)
+def test_what_a_notebook_hands_over_by_mistake_is_refused(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(Refusal, match=told):
+        evaluate(**({"model": ConvNet(), "x": images(), "y": labels()} | given))
+
+
+def test_images_that_carry_gradients_are_evaluated_like_others() -> None:
+    record, same = (evaluate(ConvNet(), x, labels(), ("clean",)) for x in (images().requires_grad_(), images()))
+    assert record["data"] == same["data"]
 
 
 def test_a_model_without_logits_is_refused() -> None:

@@ -360,7 +360,7 @@ def broken(x: Tensor) -> Tensor:
         (lambda x: x, r"returned \[5, 3, 8, 8\] for 5 images; allowed: logits"),
         (lambda x: x.mean((2, 3))[:1], r"returned \[1, 3\]"),
         (lambda x: (x.mean((2, 3)), x), "returned a tuple"),
-        (broken, r"fails on 5 images \[3, 8, 8\] \('no such.*thing'\)"),
+        (broken, r"fails on 5 images \[3, 8, 8\] \(KeyError 'no such.*thing'\)"),
     ],
 )
 def test_what_gives_no_logits_is_refused_in_one_line(answer: Any, said: str) -> None:

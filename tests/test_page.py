@@ -338,6 +338,14 @@ def test_records_of_other_versions_are_read_as_far_as_they_go(changes: dict[str,
     assert told.format(run=run) in Page(write([run])).text
 
 
+def test_curves_of_an_evaluation_beside_the_runs_own_are_drawn(run: Path) -> None:
+    shutil.copy(run / runs.EVALUATION, run / "curves.json")
+    edit(run / runs.EVALUATION, curves=None)
+    found = Page(write([run]))
+    assert "--curve eps,steps" not in found.text
+    assert "Accuracy against eps, the size of the ball" in found.text
+
+
 @pytest.mark.parametrize(
     "fact, told",
     [
@@ -579,6 +587,7 @@ WRONG = {
     "{run}/environment.json": ("no record of anchor evaluate",),
     "{run}/recipe.yaml": ("cannot be read",),
     "{run} --out {tmp}": ("is a directory", "report.html"),
+    "{run} --out {run}/weights.safetensors": ("allowed", ".html"),
     "{run} --out {tmp}/nowhere/page.html": ("cannot write",),
     "{broken}": ("cannot be read",),
     "": ("RUN",),

@@ -170,7 +170,10 @@ def destination(
         return None
     runs.check_writable(target)
     if out is None and target.exists() and not covered(runs.read_json(target), images, attacks, curves, ball):
-        display.line(f"kept: {target}, which this evaluation does not cover; --out FILE.json saves it")
+        display.line(
+            f"kept: {target}, of which this evaluation covers less: it is neither saved nor goes on after a stop; "
+            "--out FILE.json does both"
+        )
         return None
     return target
 

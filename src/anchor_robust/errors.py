@@ -10,4 +10,6 @@ class Refusal(ValueError):
 
 def one_line(error: Exception) -> str:
     """Another library's message, fit for the one line of a Refusal."""
-    return " ".join(str(error).split())
+    said = " ".join(str(error).split())
+    # Some say nothing, and a KeyError nothing but the key.
+    return f"{type(error).__name__} {said}".strip() if not said or isinstance(error, KeyError) else said

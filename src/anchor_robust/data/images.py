@@ -134,7 +134,8 @@ def stratified(labels: Tensor, count: int, seed: int) -> Tensor:
 def check_pixels(x: Tensor) -> None:
     """Refuse anything but finite floats [n c h w] inside [0, 1]."""
     if not x.is_floating_point() or x.ndim != 4 or not x.numel():
-        raise Refusal(f"images are {describe(x)}; allowed: floats [n c h w] in [0, 1]; divide bytes by 255")
+        hint = "" if x.is_floating_point() else "; divide bytes by 255"
+        raise Refusal(f"images are {describe(x)}; allowed: one or more as floats [n c h w] in [0, 1]{hint}")
     low, high = (bound.item() for bound in x.detach().aminmax())
     if not (low >= 0 and high <= 1):  # also catches NaN, which compares false
         raise Refusal(

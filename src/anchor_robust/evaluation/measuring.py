@@ -83,12 +83,13 @@ def measure(
     `bar(label, images)` opens a progress bar, and `ledger` keeps what is finished.
     """
     environment.keep_freed_memory()
+    check_given(model, x, y, attacks, ball, curves)
     known_attacks(attacks, engine)
     known_curves(curves)
     check_pixels(x)
     check_shape(x, y)
     ball, ledger = ball or Ball("linf", PAPER_EPS), ledger or Ledger()
-    x = laid_out(model, x.float())
+    x = laid_out(model, x.detach().float())
     with evaluating(model, x.device):
         planned = plan(attacks, ball, count_classes(model, x, y), engine)
         sketched = {curve: points(curve, ball) for curve in curves}
@@ -195,6 +196,21 @@ def digest(x: Tensor, y: Tensor) -> str:
     for values in (x.cpu().numpy(), y.cpu().long().numpy()):
         found.update(np.ascontiguousarray(values).data)
     return found.hexdigest()
+
+
+def check_given(model: object, x: object, y: object, attacks: object, ball: object, curves: Sequence[str]) -> None:
+    """Refuse what a notebook hands over by mistake."""
+    if not callable(model):
+        raise Refusal(
+            f"model {model!r:.60} given; allowed: a module or a function of images; anchor_robust.load opens files"
+        )
+    for what, values in (("images", x), ("labels", y)):
+        if not isinstance(values, Tensor):
+            raise Refusal(f"{what} given as {type(values).__name__}; allowed: a tensor; torch.as_tensor makes one")
+    if isinstance(attacks, str) or not (attacks or curves):
+        raise Refusal(f"attacks {attacks!r} given; allowed: one or more in a tuple, such as ('clean', 'pgd20')")
+    if not isinstance(ball, Ball | None):
+        raise Refusal(f"ball {ball!r} given; allowed: a Ball, such as Ball('linf', 8 / 255)")
 
 
 def check_shape(x: Tensor, y: Tensor) -> None:

@@ -77,10 +77,14 @@ def batches(standing: Tensor, batch_size: int) -> tuple[Tensor, ...]:
 
 
 def check_labels(labels: Tensor, logits: Tensor) -> None:
+    if not isinstance(logits, Tensor):
+        raise Refusal(f"the model gave a {type(logits).__name__}; allowed: logits as one tensor [n, classes]")
     if logits.ndim != 2 or len(logits) != len(labels):
         raise Refusal(
             f"the model gave logits of shape {list(logits.shape)} for {len(labels)} images; allowed: [n, classes]"
         )
+    if logits.shape[1] < 2:
+        raise Refusal("the model gave one logit an image; allowed: one for each class, such as [0, z] of a lone z")
     wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
     if len(wrong):
         raise Refusal(

@@ -28,7 +28,7 @@ def sheets(facts: Facts) -> list[Sheet]:
 
 def methods(facts: Facts) -> Sheet:
     rows = [[each["method"], spelled(each["differs"]), ", ".join(map(str, each["seeds"]))] for each in facts["methods"]]
-    return Sheet("Methods", ["method", "differs in", "seeds"], rows, wrapped=2)
+    return Sheet("Methods", ["method", "differs in", "which seeds"], rows, wrapped=2)
 
 
 def accuracies(entry: Facts) -> Sheet:
@@ -41,7 +41,7 @@ def accuracies(entry: Facts) -> Sheet:
     ]
     several = any(len(each["seeds"]) > 1 for each in entry["accuracies"])
     note = "Mean ± sample deviation over seeds; Wilson interval at the mean, as the seeds share the images."
-    return Sheet(title, ["method", "accuracy %", "95 % interval", "seeds"], rows, [note] if several else [])
+    return Sheet(title, ["method", "accuracy %", "95 % interval", "which seeds"], rows, [note] if several else [])
 
 
 def pairs(facts: Facts) -> Sheet:

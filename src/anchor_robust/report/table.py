@@ -69,7 +69,7 @@ def settings(attack: Record) -> list[str]:
     told = []
     if steps is not None:
         told.append(f"{steps} steps" if step_size is None else f"{steps} x {step_size:.4g}")
-    told += [f"{attack['start']} start"] if attack.get("start") else []
+    told += [f"{attack['start']} start"] if attack.get("start", "none") not in (None, "none") else []
     told += [f"{restarts} restart" + "s" * (restarts != 1)] if restarts else []
     told += [attack["loss"]] if attack.get("loss") else []
     return told + [f"{key} {value}" for key, value in attack.items() if key not in STATED and value is not None]

@@ -32,6 +32,8 @@ def write(paths: Sequence[Path], out: Path | None = None) -> Path:
     target = out or usual(dossiers)
     if target.is_dir():
         raise Refusal(f"--out {target} is a directory; name a file, such as {target / runs.REPORT}")
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise Refusal(f"--out {target} given; allowed: a name that ends in .html")
     command = shlex.join(["anchor", "report", *map(str, paths), *(["--out", str(out)] if out else [])])
     runs.check_writable(target)
     runs.write_text(target, html(together(dossiers), command))

@@ -94,7 +94,7 @@ def marked(entry: Facts) -> Sheet:
     title = (
         f"{entry['label']} ({stated}), {entry['images']:,} images of {entry['data']['name']} {entry['data']['split']}"
     )
-    headings = ["method", "accuracy %", "95 % interval", "seeds", "McNemar's exact test, image by image"]
+    headings = ["method", "accuracy %", "95 % interval", "which seeds", "McNemar's exact test, image by image"]
     return Sheet(title, headings, rows)
 
 

@@ -69,6 +69,10 @@ class Dossier:
         own = {runs.EVALUATION if self.path.is_dir() else self.path.name: self.record} if self.record else {}
         return own | self.further
 
+    def curve(self, name: str) -> Record | None:
+        """The first evaluation that measured the curve `name`."""
+        return next((record for record in self.records.values() if name in record.get("curves", {})), None)
+
     @cached_property
     def classes(self) -> list[str]:
         """Names of the classes by label; a number where no file names it."""

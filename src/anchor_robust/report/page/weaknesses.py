@@ -6,7 +6,7 @@ import numpy as np
 
 from ..sheet import Sheet
 from ..table import conventions, interval, percent
-from .dossier import Dossier
+from .dossier import Dossier, Record
 from .figures import GREY, Chart, Figure, Line, bars, heatmap, lines, percent_axis, percents
 from .parts import Block, Section, named, unmeasured
 from .together import Entry, Together
@@ -14,17 +14,18 @@ from .verdict import points, radius
 
 MOST_CLASSES, MOST_CELLS, WITH_COUNTS = 60, 100, 12  # bars of classes; rows of a confusion matrix, and with counts
 MISTAKES = 10
+CURVES = {"eps": "eps, the size of the ball", "steps": "steps of the attack"}
 BESIDE = {"yref": "paper", "line": {"dash": "dash", "width": 1, "color": GREY}}
 
 
 def curves(page: Together) -> Section:
     """Accuracy against eps and against steps."""
     parts = []
-    for name, words in {"eps": "eps, the size of the ball", "steps": "steps of the attack"}.items():
-        having = [entry for entry in page.entries if name in (entry.dossier.record or {}).get("curves", {})]
+    for name, words in CURVES.items():
+        having = [(entry, record) for entry in page.entries if (record := entry.dossier.curve(name))]
         if having:
             parts.append(curve(name, words, having))
-    lacking = [entry for entry in page.entries if not (entry.dossier.record or {}).get("curves")]
+    lacking = [entry for entry in page.entries if not any(map(entry.dossier.curve, CURVES))]
     says = [
         f"No curves of {entry.label} were measured; this does it: {entry.dossier.evaluated('--curve eps,steps')}"
         for entry in lacking
@@ -32,10 +33,10 @@ def curves(page: Together) -> Section:
     return Section("curves", "Accuracy against eps and steps", says, [Block("", [part]) for part in parts])
 
 
-def curve(name: str, words: str, having: Sequence[Entry]) -> Chart:
+def curve(name: str, words: str, having: Sequence[tuple[Entry, Record]]) -> Chart:
     drawn, rows = [], []
-    for entry in having:
-        found = (entry.dossier.record or {})["curves"][name]
+    for entry, record in having:
+        found = record["curves"][name]
         low, high = zip(*(point["interval"] for point in found), strict=True)
         x, y = [point[name] for point in found], percents(point["accuracy"] for point in found)
         drawn.append(Line(entry.label, x, y, percents(low), percents(high), entry.colour))
@@ -43,7 +44,8 @@ def curve(name: str, words: str, having: Sequence[Entry]) -> Chart:
             [entry.label, f"{point[name]:.4g}", percent(point["accuracy"]), interval(point), conventions(point)]
             for point in found
         ]
-    threat = (having[0].dossier.record or {}).get("threat")
+    (leading, record), *_ = having
+    threat = record.get("threat")
     axis: Figure = {"title": {"text": words}} | {"rangemode": "tozero"}
     if name == "steps":
         axis |= {"type": "log", "tickvals": drawn[0].x, "ticktext": [str(steps) for steps in drawn[0].x]}
@@ -54,7 +56,7 @@ def curve(name: str, words: str, having: Sequence[Entry]) -> Chart:
         ]
     first, last = drawn[0].y[0], drawn[0].y[-1]
     says = (
-        f"{having[0].label}: from {first:.1f} % at {name} {drawn[0].x[0]:.4g} to {last:.1f} % at {drawn[0].x[-1]:.4g}. "
+        f"{leading.label}: from {first:.1f} % at {name} {drawn[0].x[0]:.4g} to {last:.1f} % at {drawn[0].x[-1]:.4g}. "
         + (
             "The dashed line is the threat model's eps. A sound model falls to nothing on the right."
             if name == "eps"
