@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from anchor_robust import runs
-from anchor_robust.report.dotted import shortened, spelled
+from anchor_robust.report.dotted import flat, shortened, spelled
 from anchor_robust.report.ranking import numbers
 
 FOLDER = Path(__file__).resolve().parent / "search"
 WHICH = ("robust", "clean")
+SHARED = ("optimise.epochs", "validation.images", "validation.every")  # alike in all of them
 
 
 def table() -> str:
@@ -15,9 +16,11 @@ def table() -> str:
     records = [runs.read_json(path) for path in sorted(FOLDER.glob("*/sweep.json"))]
     lines = ["| recipe | settings | robust | clean |", "|---|---|---:|---:|"]
     for record in records:
+        beside = {key: value for key, value in flat(record["settings"]).items() if key not in SHARED}
         for each in record["combinations"]:
             _, robust, interval, clean, _ = numbers(each, WHICH)
-            cells = (record["recipe"], spelled(shortened(each["settings"])), f"{robust} {interval}", clean)
+            settings = spelled(shortened({**each["settings"], **beside}))
+            cells = (record["recipe"], settings, f"{robust} {interval}", clean)
             lines.append(f"| {' | '.join(cells)} |")
     first, fixed = records[0]["combinations"][0], records[0]["settings"]
     return "\n".join(

@@ -36,10 +36,12 @@ METHODS = {
     "anchor-hardest-quarter": "ANCHOR on the hardest quarter of the positives (collapsed)",
 }
 AUTOATTACK = "autoattack.json"  # beside evaluation.json, on fewer images
+PREVIEW = "preview.json"  # its quick half, on more of them
 HELD = {  # where the outcome of every image stands
     "clean": (runs.EVALUATION, "clean"),
     "PGD-20": (runs.EVALUATION, "pgd20"),
     "AutoAttack": (AUTOATTACK, "autoattack"),
+    "AutoAttack (preview)": (PREVIEW, "autoattack-preview"),
 }
 BEST = "cifar10-resnet8-anchor"  # its weights come with the package
 BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
@@ -139,6 +141,18 @@ def held(outcomes: Any, name: str) -> np.ndarray:
     return outcomes["clean_prediction"] == outcomes["label"] if name == "clean" else outcomes[f"held_{name}"]
 
 
+def previews() -> str:
+    """AutoAttack's two gradient attacks on more images than the whole of it; the pairs are in `paired`."""
+    lines = ["| training | clean | PGD-20 | AutoAttack (preview) |", "|---|---|---|---|"]
+    for method, folders in found().items():
+        by_attack = [results_of(folders, PREVIEW, attack) for attack in ("clean", "pgd20", "autoattack-preview")]
+        if all(by_attack):
+            lines.append(f"| {METHODS[method]} | {' | '.join(map(accuracy, by_attack))} |")
+    ours = results_of(seeds("anchor"), PREVIEW, "autoattack-preview")[0]
+    told = f"Accuracy in % on the first {ours['images']:,} test images; preview: {conventions(ours)}."
+    return "\n".join([*lines, "", told])
+
+
 def tries() -> str:
     """What was tried on the validation split alone; no test image was looked at."""
     lines = ["| tried | differs in | clean | robust | contrast at the end |", "|---|---|---|---|---|"]
@@ -182,6 +196,7 @@ def told() -> list[str]:
     """What this folder's README says of the files."""
     return [
         *(summary(), in_full()),
+        *("### AutoAttack's gradient attacks on more images", previews()),
         *("### The search for settings", search.table()),
         *("### Tries", tries()),
         *("### AutoAttack beside its authors' package", agreement.table()),
