@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from torch import Tensor
 
-from anchor_robust.losses import boosted_cross_entropy, hard_supcon, kl_divergence, selective_supcon
+from anchor_robust.losses import boosted_cross_entropy, doubted_divergence, hard_supcon, kl_divergence, selective_supcon
 
 
 def logits(n: int = 7, k: int = 5, seed: int = 0, scale: float = 3.0) -> Tensor:
@@ -43,6 +43,13 @@ def test_kl_sends_gradient_to_both_sides() -> None:
     torch.testing.assert_close(adversarial.grad, q - p)
     ratio = p.log() - q.log()
     torch.testing.assert_close(clean.grad, p * (ratio - (p * ratio).sum(1, keepdim=True)))
+
+
+def test_doubted_divergence_weighs_kl_by_what_is_missing_from_the_clean_class() -> None:
+    clean, adversarial = logits(), logits(seed=1)
+    found = doubted_divergence(clean, adversarial)
+    for row, (values, kl) in enumerate(zip(found.tolist(), kl_divergence(clean, adversarial).tolist(), strict=True)):
+        assert values == pytest.approx([kl * (1 - p) for p in probabilities(clean[row])], rel=1e-12)
 
 
 @pytest.mark.parametrize("classes", (2, 3, 10))

@@ -68,6 +68,7 @@ def same(ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
 OBJECTIVES = {name: (f"--objective.name={name}",) for name in objectives.discover()}
 OBJECTIVES["fast-at"] += ("--objective.guard=1",)
 OBJECTIVES["anchor"] += ("--objective.hard_fraction=0.5", "--objective.attack_contrast=0", "--objective.margin=1")
+OBJECTIVES["anchor on MART"] = ("--objective.name=anchor", "--objective.margin=1", "--objective.consistency=5")
 STRENGTHENED = {
     "awp and mixup": ("--optimise.awp=0.01", "--data.mix=mixup"),
     "cutmix and clipping": ("--data.mix=cutmix", "--optimise.clip=0.1"),

@@ -574,6 +574,15 @@ def test_the_margin_of_the_attacked_view_joins_by_its_weight() -> None:
     assert (with_it - without).item() == pytest.approx(0.5 * expected)
 
 
+@pytest.mark.parametrize("views", (("adversarial",), ("clean", "adversarial")))
+def test_with_marts_terms_and_no_contrast_anchor_is_mart(views: tuple[str, ...]) -> None:
+    learner, x, y, _, _ = fixed()
+    anchor = Anchor(contrast=0.0, margin=1.0, consistency=5.0, views=views)
+    mart = objectives.Mart(beta=5.0)(learner, x, y, seeded())
+    torch.testing.assert_close(anchor(learner, x, y, seeded()).loss, mart.loss)
+    assert anchor.passes(5) == objectives.Mart().passes(5)
+
+
 def test_a_collapsed_contrast_is_told() -> None:
     batch, value = 256, math.log(2 * 256 - 1)
     assert "collapsed" in Anchor().warning({"contrast": value + 0.001}, batch)
@@ -641,6 +650,7 @@ def test_the_recipes_label_smoothing_reaches_the_loss(name: str) -> None:
         {"hardness_ramp": 1.1},
         {"attack_contrast": -1.0},
         {"margin": -1.0},
+        {"consistency": -1.0},
     ),
     ids=str,
 )

@@ -1,6 +1,13 @@
 """Losses: pure functions of tensors, strangers to models, data and attacks."""
 
 from .contrastive import hard_supcon, selective_supcon
-from .divergence import boosted_cross_entropy, kl_divergence, margin_penalty
+from .divergence import boosted_cross_entropy, doubted_divergence, kl_divergence, margin_penalty
 
-__all__ = ["boosted_cross_entropy", "hard_supcon", "kl_divergence", "margin_penalty", "selective_supcon"]
+__all__ = [
+    "boosted_cross_entropy",
+    "doubted_divergence",
+    "hard_supcon",
+    "kl_divergence",
+    "margin_penalty",
+    "selective_supcon",
+]

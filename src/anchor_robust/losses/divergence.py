@@ -15,6 +15,15 @@ def kl_divergence(clean_logits: Tensor, adversarial_logits: Tensor) -> Tensor:
     return F.kl_div(adversarial, clean, reduction="none", log_target=True).sum(1)
 
 
+def doubted_divergence(clean_logits: Tensor, adversarial_logits: Tensor) -> Tensor:
+    """KL(p_clean || p_adv) (1 - p_clean_y) for every class y an image may have, [n k].
+
+    MART's second term (Wang et al., ICLR 2020, equation 11): what is unsure of its class already is held stillest.
+    """
+    doubt = 1 - log_probabilities(clean_logits).exp()
+    return kl_divergence(clean_logits, adversarial_logits)[:, None] * doubt
+
+
 def boosted_cross_entropy(logits: Tensor) -> Tensor:
     """MART's boosted cross-entropy (Wang et al., ICLR 2020, equation 10) for every class an image may have, [n k]:
 

@@ -2,10 +2,11 @@
 
     loss = cross_entropy(c(f(x_adv)), y) + contrast * L(views)
            [+ clean * cross_entropy(c(f(x_clean)), y)] [+ augmented * cross_entropy(c(f(x_augmented)), y)]
-           [- margin * log(1 - max_{j != y} p_j(x_adv))]
+           [- margin * log(1 - max_{j != y} p_j(x_adv))] [+ consistency * KL(p(x_clean) || p(x_adv)) (1 - p_y(x_clean))]
 
-L is `losses.hard_supcon` over the embeddings of all the views. The last term is the second half of MART's boosted
-cross-entropy: hard positives for the embeddings, the hardest negative for the classifier.
+L is `losses.hard_supcon` over the embeddings of all the views. The last two terms are MART's: hard positives for the
+embeddings, the hardest negative and the hardest images for the classifier. With margin 1 and consistency 5 the contrast
+acts on MART in place of PGD-AT, which is what is left at contrast 0.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from ..attacks import PGD
 from ..attacks.base import Model
 from ..errors import Refusal
 from ..geometry import collapsed
-from ..losses import hard_supcon, margin_penalty
+from ..losses import doubted_divergence, hard_supcon, margin_penalty
 from .base import Learner, Objective, Step
 
 VIEWS = ("clean", "augmented", "adversarial")
@@ -35,6 +36,7 @@ class Anchor(Objective):
         clean: Weight of the cross-entropy on the clean view; 0 leaves it out.
         augmented: Weight of the cross-entropy on the augmented view; 0 leaves it out.
         margin: Weight of the margin over the strongest wrong class of the attacked view; 0 leaves it out.
+        consistency: Weight of MART's divergence between clean and attacked view; 0 leaves it out.
         views: What the contrastive loss sees of each image, of clean, augmented, adversarial; adversarial is required.
         temperature: Temperature t of the contrastive loss.
         hardness: h in the weights exp(h (1 - similarity)) of the positives; 0 is plain SupCon.
@@ -51,6 +53,7 @@ class Anchor(Objective):
     clean: float = 0.0
     augmented: float = 0.0
     margin: float = 0.0
+    consistency: float = 0.0
     views: tuple[str, ...] = ("augmented", "adversarial")
     temperature: float = 0.1
     hardness: float = 1.0
@@ -62,7 +65,7 @@ class Anchor(Objective):
     def __post_init__(self) -> None:
         if "adversarial" not in self.views or len(set(self.views)) < len(self.views) or set(self.views) - set(VIEWS):
             raise Refusal(f"views {self.views} given; allowed: adversarial and any of clean, augmented, each once")
-        for setting in ("contrast", "clean", "augmented", "margin", "hardness", "attack_contrast"):
+        for setting in ("contrast", "clean", "augmented", "margin", "consistency", "hardness", "attack_contrast"):
             if not 0 <= getattr(self, setting) < float("inf"):
                 raise Refusal(f"{setting} {getattr(self, setting)} given; allowed: 0 or more")
         if not 0 < self.temperature < float("inf"):
@@ -81,9 +84,9 @@ class Anchor(Objective):
         return collapsed(parts["contrast"], len(self.views) * batch_size) if self.contrast else ""
 
     def forwarded(self) -> tuple[str, ...]:
-        """The views that pass through the network: those of the contrast, and those with a cross-entropy."""
-        weighted = [view for view in ("clean", "augmented") if getattr(self, view)]
-        return tuple(dict.fromkeys((*self.views, *weighted)))
+        """The views that pass through the network: those of the contrast, and those that another term asks for."""
+        asked = {"clean": self.clean or self.consistency, "augmented": self.augmented}
+        return tuple(dict.fromkeys((*self.views, *(view for view, weight in asked.items() if weight))))
 
     def __call__(self, learner: Learner, x: Tensor, y: Tensor, generator: torch.Generator) -> Step:
         forwarded = self.forwarded()
@@ -108,6 +111,10 @@ class Anchor(Objective):
         if self.margin:
             parts["margin"] = learner.expected(margin_penalty(logits_of["adversarial"]), y)
             loss = loss + self.margin * parts["margin"]
+        if self.consistency:
+            divergence = doubted_divergence(logits_of["clean"], logits_of["adversarial"])
+            parts["divergence"] = learner.expected(divergence, y)
+            loss = loss + self.consistency * parts["divergence"]
         return Step(loss, logits_of["adversarial"], parts)
 
     def contrastive(self, embeddings: Sequence[Tensor], y: Tensor, progress: float) -> Tensor:

@@ -2,7 +2,8 @@
 
     BCE(p(x_adv), y) + beta * KL(p(x) || p(x_adv)) * (1 - p_y(x))
 
-BCE is `losses.boosted_cross_entropy`. Images that are misclassified clean are the ones held still most.
+BCE is `losses.boosted_cross_entropy`, the rest `losses.doubted_divergence`. Images that are misclassified clean are the
+ones held still most.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Refusal
-from ..losses import boosted_cross_entropy, kl_divergence
+from ..losses import boosted_cross_entropy, doubted_divergence
 from .base import Learner, Objective, Step
 
 
@@ -41,7 +42,6 @@ class Mart(Objective):
         logits, _ = learner.forward(torch.cat([clean, adversarial]))
         clean_logits, adversarial_logits = logits.chunk(2)
         boosted = learner.expected(boosted_cross_entropy(adversarial_logits), y)
-        doubt = 1 - clean_logits.float().softmax(1)
-        divergence = learner.expected(kl_divergence(clean_logits, adversarial_logits)[:, None] * doubt, y)
+        divergence = learner.expected(doubted_divergence(clean_logits, adversarial_logits), y)
         parts = {"boosted_cross_entropy": boosted, "divergence": divergence}
         return Step(boosted + self.beta * divergence, adversarial_logits, parts)
