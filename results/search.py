@@ -14,20 +14,18 @@ SHARED = ("optimise.epochs", "validation.images", "validation.every")  # alike i
 def table() -> str:
     """Each method's tries, best first."""
     records = [runs.read_json(path) for path in sorted(FOLDER.glob("*/sweep.json"))]
+    tried = [(record, each) for record in records for each in record["combinations"]]
+    tried.sort(key=lambda pair: (pair[0]["recipe"], -pair[1]["mean"]))
     lines = ["| recipe | settings | robust | clean |", "|---|---|---:|---:|"]
-    for record in records:
+    for record, each in tried:
         beside = {key: value for key, value in flat(record["settings"]).items() if key not in SHARED}
-        for each in record["combinations"]:
-            _, robust, interval, clean, _ = numbers(each, WHICH)
-            settings = spelled(shortened({**each["settings"], **beside}))
-            cells = (record["recipe"], settings, f"{robust} {interval}", clean)
-            lines.append(f"| {' | '.join(cells)} |")
+        _, robust, interval, clean, _ = numbers(each, WHICH)
+        settings = spelled(shortened(dict(sorted({**each["settings"], **beside}.items()))))
+        lines.append(f"| {record['recipe']} | {settings} | {robust} {interval} | {clean} |")
     first, fixed = records[0]["combinations"][0], records[0]["settings"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Accuracy in % on {first['validation_images']:,} held-out training images, under PGD-10 and clean, after "
-            f"{fixed['optimise']['epochs']} epochs, seed 0; the rest as the recipe has it.",
-        ]
+    told = (
+        f"Accuracy in % on {first['validation_images']:,} held-out training images, under PGD-10 and clean, after "
+        f"{fixed['optimise']['epochs']} epochs, seed 0; what is not named is as the recipe had it before this search, lr "
+        "at 0.2."
     )
+    return "\n".join([*lines, "", told])
