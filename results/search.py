@@ -25,7 +25,7 @@ def table() -> str:
     first, fixed = records[0]["combinations"][0], records[0]["settings"]
     told = (
         f"Accuracy in % on {first['validation_images']:,} held-out training images, under PGD-10 and clean, after "
-        f"{fixed['optimise']['epochs']} epochs, seed 0; what is not named is as the recipe had it before this search, lr "
+        f"{fixed['optimise']['epochs']} epochs, seed 0; what is not named as the recipe had it before this search, lr "
         "at 0.2."
     )
     return "\n".join([*lines, "", told])
