@@ -32,7 +32,7 @@ def percent(share: float) -> str:
 
 def robustness() -> str:
     """A bar for each method and attack, with its interval and, where there are several, its seeds."""
-    methods = found()
+    methods = found(HERE)
     left, right, lane, gap, top = 210, WIDTH - 60, 17, 14, 66
     x = linear((0, 1), (left, right))
     block = lane * len(HELD) + gap
@@ -55,7 +55,7 @@ def robustness() -> str:
 
 
 def small_print() -> list[str]:
-    results = {label: results_of(runs_of("anchor"), *HELD[label]) for label in HELD}
+    results = {label: results_of(runs_of("anchor", HERE), *HELD[label]) for label in HELD}
     told = [
         f"{label}: {result[0]['images']:,} images" + (f", {conventions(result[0])}" if result[0]["norm"] else "")
         for label, result in results.items()
@@ -107,9 +107,9 @@ def bar(label: str, results: Sequence[Mapping[str, Any]], x: Any, y: float, lane
 
 def training() -> str:
     """Validation accuracy over the epochs, a panel for each method and a line for each seed."""
-    methods = found()
+    methods = found(HERE)
     across, panel, high, top = 3, (WIDTH - 32) / 3, 190, 70
-    validation = settle(str(runs_of("anchor")[0] / runs.RECIPE)).validation
+    validation = settle(str(runs_of("anchor", HERE)[0] / runs.RECIPE)).validation
     drawn = legend(46, 50, [("blue", "clean"), ("orange", f"under PGD-{validation.steps}")])
     told = []
     for place, (method, folders) in enumerate(methods.items()):

@@ -41,20 +41,20 @@ HELD = {  # where the outcome of every image stands
     "clean": (runs.EVALUATION, "clean"),
     "PGD-20": (runs.EVALUATION, "pgd20"),
     "AutoAttack": (AUTOATTACK, "autoattack"),
-    "AutoAttack (preview)": (PREVIEW, "autoattack-preview"),
 }
+FIRST = "first-settings"  # a folder of runs like this one, from before the search for settings
 BEST = "cifar10-resnet8-anchor"  # its weights come with the package
 BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
 
 
-def seeds(method: str) -> list[Path]:
+def seeds(method: str, where: Path) -> list[Path]:
     """The evaluated runs of a method, seed 0 first."""
-    folders = [HERE / f"{EXPERIMENT}-{method}", *sorted(HERE.glob(f"{EXPERIMENT}-{method}-seed*"))]
+    folders = [where / f"{EXPERIMENT}-{method}", *sorted(where.glob(f"{EXPERIMENT}-{method}-seed*"))]
     return [folder for folder in folders if (folder / runs.EVALUATION).exists()]
 
 
-def found() -> dict[str, list[Path]]:
-    return {method: folders for method in METHODS if (folders := seeds(method))}
+def found(where: Path) -> dict[str, list[Path]]:
+    return {method: folders for method in METHODS if (folders := seeds(method, where))}
 
 
 def accuracy(results: Sequence[dict[str, Any]]) -> str:
@@ -69,11 +69,11 @@ def results_of(folders: Sequence[Path], file: str, attack: str) -> list[dict[str
     return [result for record in records for result in record["results"] if result["attack"] == attack]
 
 
-def summary() -> str:
+def summary(where: Path) -> str:
     """One Markdown table: a row per method, and what the numbers depend on."""
     headings = ("training", "clean", "PGD-20", "AutoAttack", "seeds", "passes", "minutes")
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
-    for method, folders in found().items():
+    for method, folders in found(where).items():
         broken = results_of(folders, AUTOATTACK, "autoattack")
         cells = [
             METHODS[method],
@@ -85,11 +85,11 @@ def summary() -> str:
             f"{fmean(runs.read_metrics(folder)[-1]['seconds'] for folder in folders) / 60:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", note()])
+    return "\n".join([*lines, "", note(where)])
 
 
-def note() -> str:
-    folder = seeds("anchor")[0]
+def note(where: Path) -> str:
+    folder = seeds("anchor", where)[0]
     record, environment = runs.read_json(folder / runs.EVALUATION), runs.read_json(folder / runs.ENVIRONMENT)
     recipe = yaml.safe_load((folder / runs.RECIPE).read_text())
     pgd, broken = (results_of([folder], *each) for each in ((runs.EVALUATION, "pgd20"), (AUTOATTACK, "autoattack")))
@@ -105,16 +105,16 @@ def note() -> str:
             f"{recipe['optimise']['epochs']} epochs, weights chosen on {recipe['validation']['images']:,} held-out",
             "training images. Passes: forward-and-backward, of an image in one step. Minutes on 1 or 2 threads",
             f"of {environment['device']}, with other work running beside it: compare passes, not minutes.",
-            paired(),
+            paired(where),
         )
     )
 
 
-def paired() -> str:
+def paired(where: Path) -> str:
     """ANCHOR against every other method, image by image, seed by seed."""
-    ours = {seed(folder): folder for folder in seeds("anchor")}
+    ours = {seed(folder): folder for folder in seeds("anchor", where)}
     sentences = []
-    for method, folders in found().items():
+    for method, folders in found(where).items():
         pairs = [(ours[seed(folder)], folder) for folder in folders if seed(folder) in ours]
         told = [f"{what} {counted}" for what in HELD if (counted := alone(what, pairs))]
         if method != "anchor" and told:
@@ -141,14 +141,14 @@ def held(outcomes: Any, name: str) -> np.ndarray:
     return outcomes["clean_prediction"] == outcomes["label"] if name == "clean" else outcomes[f"held_{name}"]
 
 
-def previews() -> str:
-    """AutoAttack's two gradient attacks on more images than the whole of it; the pairs are in `paired`."""
+def previews(where: Path) -> str:
+    """AutoAttack's two gradient attacks on more images than the whole of it."""
     lines = ["| training | clean | PGD-20 | AutoAttack (preview) |", "|---|---|---|---|"]
-    for method, folders in found().items():
-        by_attack = [results_of(folders, PREVIEW, attack) for attack in ("clean", "pgd20", "autoattack-preview")]
-        if all(by_attack):
-            lines.append(f"| {METHODS[method]} | {' | '.join(map(accuracy, by_attack))} |")
-    ours = results_of(seeds("anchor"), PREVIEW, "autoattack-preview")[0]
+    for method, folders in found(where).items():
+        attacked = [results_of(folders, PREVIEW, attack) for attack in ("clean", "pgd20", "autoattack-preview")]
+        if all(attacked):
+            lines.append(f"| {METHODS[method]} | {' | '.join(map(accuracy, attacked))} |")
+    ours = results_of(seeds("anchor", where), PREVIEW, "autoattack-preview")[0]
     told = f"Accuracy in % on the first {ours['images']:,} test images; preview: {conventions(ours)}."
     return "\n".join([*lines, "", told])
 
@@ -186,18 +186,20 @@ def tries() -> str:
     )
 
 
-def in_full() -> str:
+def in_full(where: Path) -> str:
     """What anchor compare says of all of them."""
-    first = [*seeds("anchor"), *(folder for folders in found().values() for folder in folders)]
+    first = [*seeds("anchor", where), *(folder for folders in found(where).values() for folder in folders)]
     return "\n".join(markdown(comparison(list(dict.fromkeys(first)))))
 
 
 def told() -> list[str]:
     """What this folder's README says of the files."""
+    first = HERE / FIRST
     return [
-        *(summary(), in_full()),
-        *("### AutoAttack's gradient attacks on more images", previews()),
+        *(summary(HERE), in_full(HERE)),
         *("### The search for settings", search.table()),
+        *("### Before the search", summary(first), in_full(first)),
+        *("### Before the search: AutoAttack's gradient attacks on more images", previews(first)),
         *("### Tries", tries()),
         *("### AutoAttack beside its authors' package", agreement.table()),
     ]
@@ -226,10 +228,11 @@ def measured(folder: Path) -> str:
 def promising(recipe: Path) -> str:
     """The recipe with its header's cost as its settings, and its measured line as the result files, have it."""
     lines = recipe.read_text(encoding="utf-8").splitlines()
-    folder = HERE / recipe.stem
+    evaluated = [where / recipe.stem for where in (HERE, HERE / FIRST)]
+    evaluated = [folder for folder in evaluated if (folder / runs.EVALUATION).exists()]
     told = {
         "# Cost": f"# Cost: {settle(str(recipe)).cost()}.",
-        "# Measured": measured(folder) if (folder / runs.EVALUATION).exists() else "# Measured: not yet.",
+        "# Measured": measured(evaluated[0]) if evaluated else "# Measured: not yet.",
     }
     return "\n".join(told.get(old.partition(":")[0].partition(" (")[0], old) for old in lines) + "\n"
 
@@ -248,7 +251,7 @@ def main() -> None:
     """Rewrite the documents and recipes; with --check, only say whether they are up to date."""
     ship("--check" in sys.argv[1:])
     texts = {
-        ROOT / "README.md": insert(ROOT / "README.md", summary()),
+        ROOT / "README.md": insert(ROOT / "README.md", summary(HERE)),
         HERE / "README.md": insert(HERE / "README.md", "\n\n".join(told())),
         performance.DOCUMENT: performance.filled(),
     }

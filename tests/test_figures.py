@@ -30,9 +30,11 @@ def seeded(modules: tuple[ModuleType, ModuleType], tmp_path: Path, monkeypatch: 
     """Results with a second seed of PGD-AT, AutoAttack of ANCHOR alone, and a curve of TRADES."""
     figures, table = modules
     for method in ("pgd-at", "trades", "anchor"):
-        shutil.copytree(RESULTS / f"cifar10-resnet8-{method}", tmp_path / f"cifar10-resnet8-{method}")
+        name = f"cifar10-resnet8-{method}"
+        shutil.copytree(RESULTS / "first-settings" / name, tmp_path / name)
     for method in ("pgd-at", "trades"):
         (tmp_path / f"cifar10-resnet8-{method}" / table.AUTOATTACK).unlink()
+    (tmp_path / "cifar10-resnet8-anchor" / figures.CURVES).unlink()
     shutil.copytree(tmp_path / "cifar10-resnet8-pgd-at", tmp_path / "cifar10-resnet8-pgd-at-seed1")
     shutil.copy(RESULTS / "digits-anchor" / figures.CURVES, tmp_path / "cifar10-resnet8-trades" / figures.CURVES)
     monkeypatch.setattr(table, "HERE", tmp_path)

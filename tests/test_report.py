@@ -121,9 +121,11 @@ def test_the_card_leaves_nothing_out() -> None:
     assert "None" not in told
 
 
-@pytest.mark.parametrize("run", sorted(path.parent.name for path in ROOT.glob("results/*/evaluation.json")))
-def test_every_committed_record_has_a_card_and_its_outcomes(run: str) -> None:
-    record, outcomes = read(ROOT / "results" / run / "evaluation.json")
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "results").rglob("evaluation.json")), ids=lambda file: str(file.parent.relative_to(ROOT))
+)
+def test_every_committed_record_has_a_card_and_its_outcomes(file: Path) -> None:
+    record, outcomes = read(file)
     told = card(record)
     for result in record["results"]:
         assert f"| {result['label']} | {100 * result['accuracy']:.2f} % |" in told
