@@ -39,7 +39,7 @@ from anchor_robust.errors import one_line
 from anchor_robust.losses import hard_supcon
 from timing import alternated, compared, device_of, parser, record, write
 
-SHARED = {"images": 50_000, "attack_steps": 10, "views": 2, "workers": 8, "compile": "auto"}
+SHARED = {"images": 50_000, "attack_steps": 10, "views": 2, "workers": 8, "compile": "auto", "precision": "auto"}
 STEPS = [
     SHARED | {"model": model, "batch": batch, "steps": 20}
     for model, batch in (("resnet18", 128), ("resnet18", 256), ("resnet18", 512), ("resnet8", 256))

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-from pathlib import Path
 from typing import Any
 
 import foolbox
@@ -209,7 +208,7 @@ def by_art(net: nn.Module, ball: Ball, steps: int, step_size: float, x: Tensor, 
 
 def test_agrees_with_foolbox_and_art_on_cifar10(cifar_dir) -> None:
     """The usual network and images: the accuracy is the same, image by image."""
-    net = anchor_robust.load(Path(__file__).parents[1] / "results" / "cifar10-resnet8-pgd-at").requires_grad_(False)
+    net = anchor_robust.load("cifar10-resnet8-anchor").requires_grad_(False)
     test, ball = data.load("cifar10", "test", cifar_dir).first(50), Ball("linf", 0.031)
     x, y = test.pixels(slice(None)), test.labels
     ours = PGD(ball, 5, 0.007, start="none")(net, x, y)

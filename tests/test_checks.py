@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 from torch import Tensor, nn
@@ -352,6 +352,7 @@ def test_adversarials_have_to_stay_wrong_and_inside(digits) -> None:
 def test_beyond_is_the_exact_binomial_test(n, drawn, tolerated) -> None:
     count = drawn.draw(st.integers(0, n))
     p = binomtest(count, n, tolerated, alternative="greater").pvalue
+    assume(not math.isclose(p, 0.001))  # 3 of 3 at 0.1: rounding decides
     assert beyond(count, n, tolerated) == (p < 0.001)
 
 
@@ -392,8 +393,8 @@ def test_divergence_in_closed_form() -> None:
 
 def test_honest_networks_on_cifar10_pass(cifar_dir) -> None:
     test = data.load("cifar10", "test", cifar_dir).first(60)
-    runs = Path(__file__).parents[1] / "results"
-    robust, standard = (anchor_robust.load(runs / f"cifar10-resnet8-{name}") for name in ("pgd-at", "standard"))
+    robust = anchor_robust.load("cifar10-resnet8-anchor")
+    standard = anchor_robust.load(Path(__file__).parents[1] / "results" / "cifar10-resnet8-standard")
     for model, other in [(robust, standard), (standard, robust)]:
         found = checks.run(model, test.pixels(slice(None)), test.labels, Ball("linf", 0.031), sibling=other, images=20)
         assert [entry for entry in found if entry["verdict"] != "pass"] == []

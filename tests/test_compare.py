@@ -244,10 +244,10 @@ def test_the_command_prints_and_writes_the_facts(tmp_path: Path, capsys: pytest.
 
 
 def test_the_committed_results_compare() -> None:
-    facts = comparison([RESULTS / f"cifar10-resnet8-{method}" for method in ("pgd-at", "anchor")])
-    (pair,) = entry(facts, "clean")["pairs"]
+    facts = comparison([RESULTS / f"cifar10-resnet8-{method}" for method in ("mart", "anchor")])
+    (pair,) = entry(facts)["pairs"]
     document = (RESULTS / "README.md").read_text(encoding="utf-8")
-    assert f"PGD-AT: clean {pair['only_method']} : {pair['only_first']} (p = {pair['p']:.2g})" in document
+    assert f"PGD-20 {pair['only_method']} : {pair['only_first']} (p = {pair['p']:.2g})" in document
 
 
 WRONG: dict[str, tuple[str, ...]] = {
