@@ -4,7 +4,8 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, final
+from dataclasses import dataclass
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,19 @@ from ..errors import Refusal
 from ..threat import Ball
 
 Model = Callable[[Tensor], Tensor]
+
+
+class Local(Protocol):
+    """Logits of images that differ from remembered ones in one window, which a model may offer as `model.locally(x)`.
+
+    A search that changes little at a time asks it, where there is one, in place of the model.
+    """
+
+    def look(self, x: Tensor, rows: slice, columns: slice) -> Tensor:
+        """Logits [n k] of images x [n c h w] that are those remembered but for the window."""
+
+    def accept(self, better: Tensor, left: Tensor | None) -> None:
+        """Remember the images last looked at where `better`, bool [n]; go on with those `left`, by place, or all."""
 
 
 class Attack(ABC):
@@ -54,7 +68,7 @@ class Attack(ABC):
         with torch.inference_mode(False), torch.enable_grad(), frozen(model):
             # Copies: tensors made under inference_mode have no gradients, and a search may write to its own.
             x_own, y_own = x.detach().clone(), y.to(x.device, torch.long, copy=True)
-            x_adv = self.search(_checked(model, len(x), classes_needed), x_own, y_own, generator)
+            x_adv = self.search(Checked(model, len(x), classes_needed), x_own, y_own, generator)
             return self.ball.project(x_adv.detach().to(x), x.detach())
 
     @abstractmethod
@@ -95,22 +109,34 @@ def module_behind(model: Any) -> nn.Module | None:
     return owner if isinstance(owner, nn.Module) else None
 
 
-def _checked(model: Model, images: int, classes_needed: int) -> Model:
+@dataclass(frozen=True)
+class Checked:
     """The model, its output checked on every call: shapes only, so it costs no wait for the device."""
 
-    def forward(x: Tensor) -> Tensor:
-        logits = model(x)
+    model: Model
+    images: int
+    classes_needed: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        logits = self.model(x)
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise Refusal(f"the model returned {given} for {images} images; allowed: logits [n k]; wrap it so")
-        if logits.shape[1] < classes_needed:
+            raise Refusal(f"the model returned {given} for {self.images} images; allowed: logits [n k]; wrap it so")
+        if logits.shape[1] < self.classes_needed:
             raise Refusal(
-                f"label {classes_needed - 1} given; allowed: 0 to {logits.shape[1] - 1}, the model's logits; "
+                f"label {self.classes_needed - 1} given; allowed: 0 to {logits.shape[1] - 1}, the model's logits; "
                 "check that model and data have the same classes"
             )
         return logits
 
-    return forward
+    def locally(self, x: Tensor) -> Local | None:
+        return local_of(self.model, x)
+
+
+def local_of(model: Model, x: Tensor) -> Local | None:
+    """What `model` offers for images near x, if anything."""
+    offered = getattr(model, "locally", None)
+    return offered(x) if offered else None
 
 
 def check_count(name: str, value: Any, least: int) -> None:

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ..errors import Refusal
 from ..threat import Ball, per_image
-from .base import Attack, Model, check_count
+from .base import Attack, Model, check_count, local_of
 from .margins import margin
-from .squares import bumps, moved_bump, recoloured, stripes
+from .squares import bumps, moved_bump, recoloured, square_of, stripes
 from .standing import Standing, packed
 
 # After so many queries of 10,000 the share of pixels in a square is halved once more.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+SMALL = 1 / 9  # of the pixels: a smaller square stays local for some layers of a network
 
 
 @dataclass
@@ -74,7 +75,10 @@ class Square(Attack):
 
         # All places at once: one transfer to the host instead of one per query.
         places = torch.rand(self.queries, 5, generator=generator, device=generator.device).tolist()
-        standing = Standing(x)
+        standing, local = Standing(x), None
+        # No change is small in l2, where a bump rescales all of the perturbation.
+        shares = [self.share(query) for query in range(self.queries if self.ball.norm == "linf" else 0)]
+        small = next((query for query, share in enumerate(shares) if share < SMALL), None)
         trial = Trial(x, y, x_best=x, margin_best=torch.full_like(y, math.inf, dtype=x.dtype))
         for query, place in enumerate(places):
             if not len(standing):
@@ -83,13 +87,21 @@ class Square(Attack):
                 x_new = start(trial.x, self.ball.eps, signs)
             else:
                 x_new = propose(trial.x, trial.x_best, self.ball.eps, self.share(query), place, signs)
-            logits = model(x_new)
+            if query == small:
+                local = local_of(model, trial.x_best)
+            if local:
+                _, rows, columns = square_of(x.shape[2], x.shape[3], shares[query], place)
+                logits = local.look(x_new, rows, columns)
+            else:
+                logits = model(x_new)
             margins = -margin(logits, trial.y).to(x.dtype)
             better = margins < trial.margin_best
             trial.x_best = torch.where(per_image(better, x), x_new, trial.x_best)
             trial.margin_best = torch.where(better, margins, trial.margin_best)
             left = standing.drop(logits.argmax(1) != trial.y, x_new)
             trial = trial if left is None else packed(trial, left)
+            if local:
+                local.accept(better, left)
         standing.offer(trial.x_best, -trial.margin_best)
         return standing.x_adv
 

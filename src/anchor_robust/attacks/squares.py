@@ -32,11 +32,15 @@ def recoloured(x: Tensor, x_best: Tensor, eps: float, share: float, place: Seque
     That is the paper's step of 2 eps, projected: it ends on the far side of the ball wherever it starts.
     """
     n, c, h, w = x.shape
-    side = min(max(round(math.sqrt(share * h * w)), 1), h, w)
-    square = window(h, w, side, place[:2])
+    square = square_of(h, w, share, place)
     x_new = x_best.clone()
     x_new[square] = (x[square] + eps * signs(n, c, 1, 1)).clamp_(0, 1)
     return x_new
+
+
+def square_of(h: int, w: int, share: float, place: Sequence[float]) -> Window:
+    """The square that `recoloured` changes."""
+    return window(h, w, min(max(round(math.sqrt(share * h * w)), 1), h, w), place[:2])
 
 
 def bumps(x: Tensor, eps: float, signs: Signs) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import environment
+from ..attacks.base import Local
 from ..attacks.gradient import forward_and_back
 from ..models import Classifier, Folded, LogitsOnly
 from .verdicts import Model
@@ -44,7 +45,7 @@ class Compiled(nn.Module):
     """A twin compiled for attacks that pass through it by the hundred thousand: once for logits alone, its weights
     frozen in, and once for gradients; each lazily, at the first pass of its kind, and only if it and the twin agree."""
 
-    def __init__(self, twin: nn.Module) -> None:
+    def __init__(self, twin: Folded) -> None:
         super().__init__()
         self.twin = twin
         # Of any batch size: images leave the batch as they fall.
@@ -60,6 +61,9 @@ class Compiled(nn.Module):
             return self.differentiable(x) if self.trusted[True] else self.twin(x)
         with torch.no_grad():
             return self.answers(x) if self.trusted[False] else self.twin(x)
+
+    def locally(self, x: Tensor) -> Local | None:
+        return self.twin.locally(x)
 
     def trial(self, x: Tensor, with_gradient: bool) -> bool:
         try:
