@@ -78,8 +78,9 @@ def test_a_look_is_a_whole_pass(name, steps) -> None:
     local = Local(whole, x)
     for (rows, columns), chosen in steps:
         changed = x.clone()
-        changed[..., rows, columns] = torch.rand(changed[..., rows, columns].shape, generator=generator).double()
-        torch.testing.assert_close(local.look(changed, rows, columns), whole(changed)[0])
+        new = torch.rand(changed[..., rows, columns].shape, generator=generator).double()
+        changed[..., rows, columns] = new
+        torch.testing.assert_close(local.look(new, (rows, columns)), whole(changed)[0])
         better = torch.tensor(chosen[: len(x)])
         x = torch.where(better.view(-1, 1, 1, 1), changed, x)
         left = torch.arange(len(x) - 1) if len(x) > 2 else None
@@ -99,7 +100,7 @@ def test_only_what_is_reached_is_computed(monkeypatch) -> None:
     x = torch.rand(2, 2, SIDE, SIDE, dtype=torch.float64)
     local = Local(NETWORKS["Plain"], x)
     monkeypatch.setattr(F, "conv2d", counted)
-    local.look(x, slice(5, 6), slice(0, 2))
+    local.look(x[..., 5:6, 0:2], (slice(5, 6), slice(0, 2)))
     # stem and grouped reach 1 and then 2 rows further, 1 and 1 columns; the shortcut takes every second place.
     assert computed == [(3, 3), (7, 4), (4, 2), (2, 1)]
 
@@ -116,10 +117,10 @@ def test_a_stride_may_step_over_a_change() -> None:
     x, whole = torch.rand(3, 1, 6, 6), fx.symbolic_trace(Strided().requires_grad_(False))
     local, changed = Local(whole, x), x.clone()
     changed[..., 3, 3] += 1
-    assert local.look(changed, slice(3, 4), slice(3, 4)).equal(whole(x)[0])
+    assert local.look(changed[..., 3:4, 3:4], (slice(3, 4), slice(3, 4))).equal(whole(x)[0])
     local.accept(torch.ones(3, dtype=torch.bool), None)
     changed[..., 2, 3:5] += 1
-    torch.testing.assert_close(local.look(changed, slice(2, 3), slice(3, 5)), whole(changed)[0])
+    torch.testing.assert_close(local.look(changed[..., 2:3, 3:5], (slice(2, 3), slice(3, 5))), whole(changed)[0])
 
 
 @given(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anchor_robust.attacks import Square
-from anchor_robust.attacks.squares import bump, bumps, moved_bump, recoloured, stripes, window
+from anchor_robust.attacks.squares import bump, bumps, moved_bump, pasted, recoloured, square_of, stripes, window
 from anchor_robust.errors import Refusal
 from anchor_robust.threat import Ball
 
@@ -76,11 +76,13 @@ def test_stripes_are_columns_at_the_edge_of_the_ball() -> None:
 def test_one_square_changes_colour(share, side) -> None:
     x, signs = grey(), signs_of(seeded())
     x_best = stripes(x, 0.1, signs)
-    x_new = recoloured(x, x_best, 0.1, share, [0.99, 0.5], signs)
+    square = square_of(9, 9, share, [0.99, 0.5])
     rows, columns = slice(9 - side, 9), slice(int(0.5 * (10 - side)), int(0.5 * (10 - side)) + side)
-    square = x_new[..., rows, columns] - 0.5
-    assert square.abs().allclose(torch.tensor(0.1, dtype=torch.float64))
-    assert square.equal(square[..., :1, :1].expand_as(square))
+    assert square == (rows, columns)
+    x_new = pasted(x_best, square, recoloured(x, square, 0.1, signs))
+    moved = x_new[..., rows, columns] - 0.5
+    assert moved.abs().allclose(torch.tensor(0.1, dtype=torch.float64))
+    assert moved.equal(moved[..., :1, :1].expand_as(moved))
     x_new[..., rows, columns] = x_best[..., rows, columns]
     assert x_new.equal(x_best)
 
@@ -122,11 +124,13 @@ def test_energy_moves_from_one_window_to_another(share, side) -> None:
 
 @given(share=st.floats(1e-4, 1), place=st.lists(st.floats(0, 0.999), min_size=5, max_size=5), norm=st.booleans())
 def test_moves_stay_in_ball_and_box(share, place, norm) -> None:
-    ball, signs = BALLS[norm], signs_of(seeded())
-    start, move = (bumps, moved_bump) if norm else (stripes, recoloured)
-    x = images()
-    x_best = start(x, ball.eps, signs)
-    assert ball.contains(move(x, x_best, ball.eps, share, place, signs), x).all()
+    ball, signs, x = BALLS[norm], signs_of(seeded()), images()
+    if norm:
+        moved = moved_bump(x, bumps(x, ball.eps, signs), ball.eps, share, place, signs)
+    else:
+        square = square_of(9, 9, share, place)
+        moved = pasted(stripes(x, ball.eps, signs), square, recoloured(x, square, ball.eps, signs))
+    assert ball.contains(moved, x).all()
 
 
 @balls

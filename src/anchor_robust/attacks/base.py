@@ -22,8 +22,8 @@ class Local(Protocol):
     A search that changes little at a time asks it, where there is one, in place of the model.
     """
 
-    def look(self, x: Tensor, rows: slice, columns: slice) -> Tensor:
-        """Logits [n k] of images x [n c h w] that are those remembered but for the window."""
+    def look(self, new: Tensor, window: tuple[slice, slice]) -> Tensor:
+        """Logits [n k] of the images remembered with `new` [n c r s] in the window, rows and columns."""
 
     def accept(self, better: Tensor, left: Tensor | None) -> None:
         """Remember the images last looked at where `better`, bool [n]; go on with those `left`, by place, or all."""

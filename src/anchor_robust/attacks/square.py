@@ -2,6 +2,7 @@
 
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -9,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import Refusal
-from ..threat import Ball, per_image
+from ..threat import Ball
 from .base import Attack, Model, check_count, local_of
 from .margins import margin
-from .squares import bumps, moved_bump, recoloured, square_of, stripes
+from .squares import Signs, Window, bumps, moved_bump, pasted, recoloured, square_of, stripes
 from .standing import Standing, packed
 
 # After so many queries of 10,000 the share of pixels in a square is halved once more.
@@ -67,7 +68,6 @@ class Square(Attack):
     def search(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         if x.ndim != 4:
             raise Refusal(f"images {list(x.shape)} given; allowed: [n c h w], as squares have a height and a width")
-        start, propose = (stripes, recoloured) if self.ball.norm == "linf" else (bumps, moved_bump)
 
         def signs(*shape: int) -> Tensor:
             """-1 or 1 each, drawn where the generator lives."""
@@ -75,35 +75,42 @@ class Square(Attack):
 
         # All places at once: one transfer to the host instead of one per query.
         places = torch.rand(self.queries, 5, generator=generator, device=generator.device).tolist()
+        small = next((query for query in range(1, self.queries) if self.share(query) < SMALL), None)
         standing, local = Standing(x), None
-        # No change is small in l2, where a bump rescales all of the perturbation.
-        shares = [self.share(query) for query in range(self.queries if self.ball.norm == "linf" else 0)]
-        small = next((query for query, share in enumerate(shares) if share < SMALL), None)
-        trial = Trial(x, y, x_best=x, margin_best=torch.full_like(y, math.inf, dtype=x.dtype))
+        trial = Trial(x, y, x_best=x.clone(), margin_best=torch.full_like(y, math.inf, dtype=x.dtype))
         for query, place in enumerate(places):
             if not len(standing):
                 return standing.x_adv
-            if query == 0:
-                x_new = start(trial.x, self.ball.eps, signs)
-            else:
-                x_new = propose(trial.x, trial.x_best, self.ball.eps, self.share(query), place, signs)
-            if query == small:
+            window, new = self._propose(trial, query, place, signs)
+            if query == small and self.ball.norm == "linf":
                 local = local_of(model, trial.x_best)
-            if local:
-                _, rows, columns = square_of(x.shape[2], x.shape[3], shares[query], place)
-                logits = local.look(x_new, rows, columns)
-            else:
-                logits = model(x_new)
+            logits = local.look(new, window) if local else model(pasted(trial.x_best, window, new))
+            fallen = logits.argmax(1) != trial.y
             margins = -margin(logits, trial.y).to(x.dtype)
-            better = margins < trial.margin_best
-            trial.x_best = torch.where(per_image(better, x), x_new, trial.x_best)
+            better = fallen | (margins < trial.margin_best)
             trial.margin_best = torch.where(better, margins, trial.margin_best)
-            left = standing.drop(logits.argmax(1) != trial.y, x_new)
+            chosen = better.nonzero().flatten()
+            trial.x_best[(chosen, slice(None), *window)] = new[chosen]
+            left = standing.drop(fallen, trial.x_best)
             trial = trial if left is None else packed(trial, left)
             if local:
                 local.accept(better, left)
         standing.offer(trial.x_best, -trial.margin_best)
         return standing.x_adv
+
+    def _propose(self, trial: Trial, query: int, place: Sequence[float], signs: Signs) -> tuple[Window, Tensor]:
+        """A window of all images, and what each is to look like there, [m c r s]."""
+        x, eps, (h, w) = trial.x, self.ball.eps, trial.x.shape[2:]
+        everywhere = (slice(0, h), slice(0, w))
+        if self.ball.norm == "linf":
+            if query == 0:
+                return everywhere, stripes(x, eps, signs)
+            square = square_of(h, w, self.share(query), place)
+            return square, recoloured(x, square, eps, signs)
+        # What a bump leaves of the radius is spread over the whole image.
+        return everywhere, moved_bump(x, trial.x_best, eps, self.share(query), place, signs) if query else bumps(
+            x, eps, signs
+        )
 
     def share(self, query: int) -> float:
         """The share of pixels in the square of a query, counted from 0, the start."""

@@ -1,14 +1,13 @@
 """The perturbations that Square Attack tries: stripes and squares in L-inf, bumps in L2 (arXiv 1912.00049).
 
-x, x_best and what is returned are [n c h w] with pixels in [0, 1]; x_best is in the ball around x, and so is the
-result. `share` is the square's share of the h w pixels, `place` five numbers in [0, 1) that say where windows lie and
-how a bump is turned, and `signs(*shape)` draws -1 or 1.
+x, x_best and what is returned are [n c h w] with pixels in [0, 1], of a square [n c s s]; x_best is in the ball around
+x, and so is the result. `share` is the square's share of the h w pixels, `place` five numbers in [0, 1) that say where
+windows lie and how a bump is turned, and `signs(*shape)` draws -1 or 1.
 """
 
 import functools
 import math
 from collections.abc import Callable, Sequence
-from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from torch import Tensor
 from ..threat import unit
 
 Signs = Callable[..., Tensor]
-Window = tuple[EllipsisType, slice, slice]
+Window = tuple[slice, slice]  # rows and columns
 TINY = 1e-12
 
 
@@ -26,20 +25,24 @@ def stripes(x: Tensor, eps: float, signs: Signs) -> Tensor:
     return (x + eps * signs(n, c, 1, w)).clamp_(0, 1)
 
 
-def recoloured(x: Tensor, x_best: Tensor, eps: float, share: float, place: Sequence[float], signs: Signs) -> Tensor:
-    """x_best with one square at x + eps or x - eps, by channel.
+def recoloured(x: Tensor, square: Window, eps: float, signs: Signs) -> Tensor:
+    """What a square turns into, [n c s s]: x + eps or x - eps, by channel.
 
     That is the paper's step of 2 eps, projected: it ends on the far side of the ball wherever it starts.
     """
-    n, c, h, w = x.shape
-    square = square_of(h, w, share, place)
-    x_new = x_best.clone()
-    x_new[square] = (x[square] + eps * signs(n, c, 1, 1)).clamp_(0, 1)
-    return x_new
+    n, c = x.shape[:2]
+    return (x[(..., *square)] + eps * signs(n, c, 1, 1)).clamp_(0, 1)
+
+
+def pasted(x: Tensor, where: Window, new: Tensor) -> Tensor:
+    """A copy of x with `new` in the window."""
+    x = x.clone()
+    x[(..., *where)] = new
+    return x
 
 
 def square_of(h: int, w: int, share: float, place: Sequence[float]) -> Window:
-    """The square that `recoloured` changes."""
+    """The square that changes its colour."""
     return window(h, w, min(max(round(math.sqrt(share * h * w)), 1), h, w), place[:2])
 
 
@@ -68,10 +71,10 @@ def moved_bump(x: Tensor, x_best: Tensor, eps: float, share: float, place: Seque
     """
     n, c, h, w = x.shape
     side = min(max(round(math.sqrt(share * h * w)), 3) | 1, h, w)
-    into, out_of = window(h, w, side, place[:2]), window(h, w, side, place[2:4])
+    into, out_of = ((..., *window(h, w, side, corner)) for corner in (place[:2], place[2:4]))
     delta = x_best - x
     either = torch.zeros_like(x[0, 0])
-    either[into], either[out_of] = 1, 1
+    either[into] = either[out_of] = 1
     unused = (eps**2 - delta.flatten(1).square().sum(1)).clamp_min_(0) / c
     energy = (delta * either).square().sum((2, 3), keepdim=True) + unused.view(-1, 1, 1, 1)
     one = bump(side, x.dtype, x.device)
@@ -85,7 +88,7 @@ def moved_bump(x: Tensor, x_best: Tensor, eps: float, share: float, place: Seque
 def window(h: int, w: int, side: int, place: Sequence[float]) -> Window:
     """The index of a square inside the image; every place where it fits is as likely."""
     row, column = int(place[0] * (h - side + 1)), int(place[1] * (w - side + 1))
-    return (..., slice(row, row + side), slice(column, column + side))
+    return slice(row, row + side), slice(column, column + side)
 
 
 @functools.cache

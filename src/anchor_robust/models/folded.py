@@ -109,10 +109,10 @@ class Folded(nn.Module):
         rows, columns = (slice(size // 3, -(-size // 2)) for size in x.shape[2:])
         with torch.no_grad():
             changed = x.clone()
-            changed[..., rows, columns] = 1 - changed[..., rows, columns]
+            changed[..., rows, columns] = new = 1 - changed[..., rows, columns]
             try:
                 local = Local(self.twin, x)
-                expected, given = self(changed), local.look(changed, rows, columns)
+                expected, given = self(changed), local.look(new, (rows, columns))
             except Exception as error:  # what a user's forward does is not ours to foresee
                 log.debug("not looked at locally: %s", error)
                 return None

@@ -33,8 +33,8 @@ class Patch:
 class Local:
     """A traced network in evaluation mode, from images [n c h w] to a tuple whose first entry is logits [n k].
 
-    It remembers the maps of images x; `look` passes others through it that differ from x in one window alone, and
-    `accept` puts some of these in the place of those remembered. Any operation is allowed but one that writes to what
+    It remembers the maps of images x; `look` passes others through it that differ from those in one window alone, and
+    `accept` puts some of these in their place. Any operation is allowed but one that writes to what
     it is given: what is neither a convolution nor pointwise is computed on the whole map. Raises ValueError for that.
     """
 
@@ -50,13 +50,14 @@ class Local:
         self.whole: dict[fx.Node, Any] = {}
 
     @torch.no_grad()
-    def look(self, x: Tensor, rows: slice, columns: slice) -> Tensor:
-        """Logits [n k] of images x that are those remembered but for the window."""
-        window = ((rows.start, rows.stop), (columns.start, columns.stop))
+    def look(self, new: Tensor, window: tuple[slice, slice]) -> Tensor:
+        """Logits [n k] of the images remembered with `new` [n c r s] in the window, rows and columns."""
+        rows, columns = window
+        region = ((rows.start, rows.stop), (columns.start, columns.stop))
         self.patches, self.whole = {}, dict(self.outline.constants)
         for node in self.network.graph.nodes:
             if node.op == "placeholder":
-                self.patches[node] = Patch(window, x[(..., *slices(window))])
+                self.patches[node] = Patch(region, new)
             elif node.op != "output" and node not in self.whole:
                 self.follow(node)
         logits: Tensor = self.filled(node.args[0][0])
