@@ -5,13 +5,14 @@ WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 DOCS_READY := .venv/.docs-ready
+BROWSER_READY := .venv/.browser-ready
 
 # A fresh directory each time, because a run is never written over another. OUT=DIR names your own.
 ifndef OUT
 OUT := runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 endif
 
-.PHONY: help venv quickstart test lint docs bench results pictures format check clean
+.PHONY: help venv quickstart browser test lint docs bench results pictures format check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -34,6 +35,13 @@ $(READY): pyproject.toml constraints.txt
 $(DOCS_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $@
+
+# What opens pages in a Chromium; without it, or without a Chromium, the tests that do so are skipped.
+$(BROWSER_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[browser]'
+	@touch $@
+
+browser: $(BROWSER_READY) ## install what the tests of pages in a Chromium need beside it
 
 quickstart: $(READY) ## train and attack three small networks on real digits, in minutes
 	$(BIN)/anchor quickstart --out '$(OUT)'

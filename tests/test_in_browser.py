@@ -1,7 +1,6 @@
-"""The page in a real browser: charts, slider, filters, hover, keyboard, dark, narrow, print, accessibility.
+"""Pages in a real browser: charts, slider, filters, hover, keyboard, dark, narrow, print, accessibility.
 
-Needs the package playwright (extra `browser`) and a Chromium, which ANCHOR_CHROMIUM or the PATH names; axe-core is read
-from the file that ANCHOR_AXE names (npm install axe-core: node_modules/axe-core/axe.min.js).
+Needs the extra `browser` and a Chromium, which ANCHOR_CHROMIUM or the PATH names.
 """
 
 import os
@@ -9,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,17 @@ CHROMIUM = os.environ.get("ANCHOR_CHROMIUM") or shutil.which("chromium") or shut
 if not CHROMIUM:
     pytest.skip("no Chromium on the PATH; ANCHOR_CHROMIUM names one", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra browser)")
+axe = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed (extra browser)")
 
+RESULTS = Path(__file__).parents[1] / "results"
+COMMITTED = {
+    "cifar": ["cifar10-resnet8-anchor"],
+    "three": ["cifar10-resnet8-pgd-at", "cifar10-resnet8-mart", "cifar10-resnet8-anchor"],
+}
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 380, "height": 800}
-VIEWS: dict[str, dict[str, Any]] = {"wide": {}, "dark": {"color_scheme": "dark"}, "narrow": {"viewport": NARROW}}
 INK = "(node) => getComputedStyle(node)[node.namespaceURI.endsWith('svg') ? 'fill' : 'color']"
+CHARTS = "[...document.querySelectorAll('.chart')]"
+CONTRAST = "color-contrast"  # axe's rule for colours, and most of its time; all others are for what the page is made of
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +46,6 @@ def single(evaluated_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return write([evaluated_run], tmp_path_factory.mktemp("single") / "report.html")
 
 
-@pytest.fixture(scope="module")
-def several(evaluated_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("several")
-    runs = [Path(shutil.copytree(evaluated_run, folder / name)) for name in ("first", "second", "third")]
-    return write(runs, folder / "report.html")
-
-
 @contextmanager
 def opened(chromium: Any, page: Path, **context: Any) -> Iterator[Any]:
     """The page, drawn; when it is closed nothing may have been fetched and nothing complained of."""
@@ -56,7 +56,7 @@ def opened(chromium: Any, page: Path, **context: Any) -> Iterator[Any]:
     tab.on("dialog", lambda dialog: told.append(f"dialog {dialog.message}"))
     tab.on("request", lambda request: asked.append(request.url))
     tab.goto(page.as_uri())
-    until(tab, "[...document.querySelectorAll('.chart')].every((chart) => chart.querySelector('.main-svg'))")
+    until(tab, f"{CHARTS}.every((chart) => chart.querySelector('.main-svg'))")
     yield tab
     assert told == []
     assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
@@ -84,26 +84,45 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("which", ["single", "several", "hostile"])
-@pytest.mark.parametrize("view", VIEWS)
-def test_it_is_drawn_whole_and_accessible(
-    which: str, view: str, chromium: Any, request: pytest.FixtureRequest, hostile_run: Path
+def violations(tab: Any, options: str = "{}") -> list[tuple[str, str]]:
+    """What axe-core holds against the page, as impact and rule."""
+    tab.evaluate(resources.files(axe).joinpath("axe.min.js").read_text(encoding="utf-8"))
+    found = tab.evaluate(f"axe.run(document, {{resultTypes: ['violations'], ...{options}}})")["violations"]
+    return [(each["impact"], each["id"]) for each in found if each["impact"] in ("serious", "critical")]
+
+
+@pytest.mark.parametrize("which", ["digits", "hostile", *COMMITTED])
+def test_it_is_whole_and_accessible_narrow_wide_and_dark(
+    which: str, chromium: Any, tmp_path: Path, evaluated_run: Path, hostile_run: Path
 ) -> None:
-    page = write([hostile_run]) if which == "hostile" else request.getfixturevalue(which)
-    with opened(chromium, page, **VIEWS[view]) as tab:
+    runs = {"digits": [evaluated_run], "hostile": [hostile_run]} | {
+        name: [RESULTS / run for run in members] for name, members in COMMITTED.items()
+    }
+    with opened(chromium, write(runs[which], tmp_path / "report.html"), viewport=NARROW) as tab:
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out at the side"
         assert tab.evaluate("[...document.images].every((image) => image.naturalWidth)"), "every picture is there"
-        paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
-        for node in (".chart .xtick text", ".chart .legendtext", "main p", ".note", ".tiles .muted"):
-            ink = tab.eval_on_selector(node, INK)
-            assert contrast(ink, paper) > 4.5, node
-        if view == "dark":
-            assert luminance(paper) < 0.05
-        axe = os.environ.get("ANCHOR_AXE")
-        if axe:
-            tab.evaluate(Path(axe).read_text(encoding="utf-8"))
-            found = tab.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-            assert [(each["impact"], each["id"]) for each in found if each["impact"] in ("serious", "critical")] == []
+        assert violations(tab, f"{{rules: {{'{CONTRAST}': {{enabled: false}}}}}}") == []
+        tab.set_viewport_size(WIDE)
+        until(tab, f"{CHARTS}.every((chart) => chart.clientWidth === chart.querySelector('svg').clientWidth)")
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert violations(tab, f"{{runOnly: ['{CONTRAST}']}}") == []
+        light = legible(tab)
+        tab.emulate_media(color_scheme="dark")
+        until(tab, f"({INK})(document.querySelector('.chart .xtick text')) !== '{light}'")
+        legible(tab)
+        assert luminance(tab.evaluate("getComputedStyle(document.body).backgroundColor")) < 0.05
+        assert violations(tab, f"{{runOnly: ['{CONTRAST}']}}") == []
+
+
+def legible(tab: Any) -> str:
+    """Writing stands out from the paper; returns the colour of that in charts."""
+    paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    inks = {
+        node: tab.eval_on_selector(node, INK)
+        for node in (".chart .xtick text", ".chart .legendtext", "main p", ".note", ".tiles .muted")
+    }
+    assert min(contrast(ink, paper) for ink in inks.values()) > 4.5, inks
+    return inks[".chart .xtick text"]
 
 
 def test_the_slider_changes_the_pictures_and_what_is_said_of_them(single: Path, chromium: Any) -> None:
@@ -172,13 +191,16 @@ def test_maps_side_by_side_show_the_same_image(evaluated_run: Path, tmp_path: Pa
         assert tab.locator("#map-1-0 .step").input_value() == "1"
 
 
-def test_dark_mode_may_come_later_and_prints_are_light(single: Path, chromium: Any) -> None:
+def test_dark_mode_may_come_and_go_and_prints_are_light(single: Path, chromium: Any) -> None:
     colour = "getComputedStyle(document.querySelector('.chart .xtick text')).fill"
-    with opened(chromium, single, color_scheme="light") as tab:
+    with opened(chromium, single, color_scheme="dark") as tab:
+        dark = tab.evaluate(colour)
+        assert luminance(dark) > 0.5
+        tab.emulate_media(color_scheme="light")
+        until(tab, f"{colour} !== {dark!r}")
         light = tab.evaluate(colour)
         tab.emulate_media(color_scheme="dark")
-        until(tab, f"{colour} !== {light!r}")
-        assert luminance(tab.evaluate(colour)) > 0.5
+        until(tab, f"{colour} === {dark!r}")
         tab.evaluate("dispatchEvent(new Event('beforeprint'))")
         until(tab, f"{colour} === {light!r}")
         widths = "(all) => all.map((one) => one.querySelector('svg').clientWidth)"
