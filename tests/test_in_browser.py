@@ -6,7 +6,7 @@ Needs the extra `browser` and a Chromium, which ANCHOR_CHROMIUM or the PATH name
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from anchor_robust.report.page import write
+from anchor_robust.runs import METRICS, RECIPE
+from test_watch import watching
 
 CHROMIUM = os.environ.get("ANCHOR_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 if not CHROMIUM:
@@ -47,20 +49,27 @@ def single(evaluated_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @contextmanager
-def opened(chromium: Any, page: Path, **context: Any) -> Iterator[Any]:
-    """The page, drawn; when it is closed nothing may have been fetched and nothing complained of."""
+def opened(chromium: Any, url: str, asks: Sequence[str] = ("",), **context: Any) -> Iterator[Any]:
+    """A page; when it is closed nothing may have been fetched but `asks`, below its address, or complained of."""
     within = chromium.new_context(**{"viewport": WIDE, **context})
-    tab, told, asked = within.new_page(), [], []
+    tab, told, asked = within.new_page(), [], set()
     tab.on("console", lambda message: told.append(message.text))
     tab.on("pageerror", lambda error: told.append(str(error)))
     tab.on("dialog", lambda dialog: told.append(f"dialog {dialog.message}"))
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.goto(page.as_uri())
-    until(tab, f"{CHARTS}.every((chart) => chart.querySelector('.main-svg'))")
+    tab.on("request", lambda request: asked.add(request.url))
+    tab.goto(url)
     yield tab
     assert told == []
-    assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
+    assert {each for each in asked if not each.startswith("data:")} == {url + path for path in asks}
     within.close()
+
+
+@contextmanager
+def report(chromium: Any, page: Path, **context: Any) -> Iterator[Any]:
+    """A report, opened and drawn."""
+    with opened(chromium, page.as_uri(), **context) as tab:
+        until(tab, f"{CHARTS}.every((chart) => chart.querySelector('.main-svg'))")
+        yield tab
 
 
 def until(tab: Any, holds: str) -> None:
@@ -98,7 +107,7 @@ def test_it_is_whole_and_accessible_narrow_wide_and_dark(
     runs = {"digits": [evaluated_run], "hostile": [hostile_run]} | {
         name: [RESULTS / run for run in members] for name, members in COMMITTED.items()
     }
-    with opened(chromium, write(runs[which], tmp_path / "report.html"), viewport=NARROW) as tab:
+    with report(chromium, write(runs[which], tmp_path / "report.html"), viewport=NARROW) as tab:
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out at the side"
         assert tab.evaluate("[...document.images].every((image) => image.naturalWidth)"), "every picture is there"
         assert violations(tab, f"{{rules: {{'{CONTRAST}': {{enabled: false}}}}}}") == []
@@ -126,7 +135,7 @@ def legible(tab: Any) -> str:
 
 
 def test_the_slider_changes_the_pictures_and_what_is_said_of_them(single: Path, chromium: Any) -> None:
-    with opened(chromium, single) as tab:
+    with report(chromium, single) as tab:
         slider, card = tab.locator(".eps"), tab.locator(".card").first
         attacked, state = card.locator("img.attacked"), tab.locator(".gallery .state").first
         before, told = attacked.get_attribute("src"), state.inner_text()
@@ -144,7 +153,7 @@ def test_the_slider_changes_the_pictures_and_what_is_said_of_them(single: Path, 
 
 
 def test_filters_leave_what_they_say(single: Path, chromium: Any) -> None:
-    with opened(chromium, single) as tab:
+    with report(chromium, single) as tab:
         gallery, embeddings = (tab.locator(f".controls[data-for={name}]") for name in ("gallery", "map"))
         gallery.locator(".of-class").select_option("3")
         cards = tab.locator(".card:visible .name")
@@ -162,7 +171,7 @@ def test_filters_leave_what_they_say(single: Path, chromium: Any) -> None:
 
 
 def test_hover_and_keyboard_show_both_pictures(single: Path, chromium: Any) -> None:
-    with opened(chromium, single) as tab:
+    with report(chromium, single) as tab:
         tab.locator("#map-0-0").scroll_into_view_if_needed()
         state, twins = tab.locator("#map-0-0 .state"), tab.locator("#map-0-0 .pair img")
         first, clean = state.inner_text(), twins.nth(0).get_attribute("src")
@@ -183,7 +192,7 @@ def test_maps_side_by_side_show_the_same_image(evaluated_run: Path, tmp_path: Pa
     shutil.copy(evaluated_run / "evaluation.json", record)
     for name in ("outcomes.npz", "pictures.npz"):
         shutil.copy(evaluated_run / name, tmp_path)
-    with opened(chromium, write([evaluated_run, record], tmp_path / "both.html")) as tab:
+    with report(chromium, write([evaluated_run, record], tmp_path / "both.html")) as tab:
         tab.locator("#map-0-0 .step").focus()
         tab.keyboard.press("ArrowRight")
         first, second = (tab.locator(f"#map-{place}-0 .state").inner_text() for place in (0, 1))
@@ -193,7 +202,7 @@ def test_maps_side_by_side_show_the_same_image(evaluated_run: Path, tmp_path: Pa
 
 def test_dark_mode_may_come_and_go_and_prints_are_light(single: Path, chromium: Any) -> None:
     colour = "getComputedStyle(document.querySelector('.chart .xtick text')).fill"
-    with opened(chromium, single, color_scheme="dark") as tab:
+    with report(chromium, single, color_scheme="dark") as tab:
         dark = tab.evaluate(colour)
         assert luminance(dark) > 0.5
         tab.emulate_media(color_scheme="light")
@@ -214,3 +223,25 @@ def test_dark_mode_may_come_and_go_and_prints_are_light(single: Path, chromium: 
         tab.emulate_media(media="screen", color_scheme="dark")
         tab.evaluate("dispatchEvent(new Event('afterprint'))")
         until(tab, f"{colour} !== {light!r}")
+
+
+def test_watch_draws_what_is_added_and_is_accessible(tmp_path: Path, chromium: Any) -> None:
+    run, committed = tmp_path / "run", RESULTS / "digits-anchor"
+    run.mkdir()
+    shutil.copy(committed / RECIPE, run)
+    lines = (committed / METRICS).read_text().splitlines(keepends=True)
+    (run / METRICS).write_text("".join(lines[:3]))
+    points = "document.querySelector('.chart .curve')?.points.length"
+    asks = ("", "page.css", "page.js", "state.json")
+    with watching(run) as client, opened(chromium, f"http://127.0.0.1:{client.port}/", asks) as tab:
+        until(tab, f"{points} === 3")
+        with (run / METRICS).open("a") as metrics:
+            metrics.write(lines[3])
+        until(tab, f"{points} === 4")
+        assert tab.title().startswith("4/")
+        assert tab.locator("#table tbody tr").count() == 4
+        for view in ("light", "dark"):
+            tab.emulate_media(color_scheme=view)
+            assert violations(tab) == []
+        tab.set_viewport_size(NARROW)
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")

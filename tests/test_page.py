@@ -30,6 +30,7 @@ from anchor_robust.report.page.explanations import why
 from anchor_robust.report.page.figures import plain
 from anchor_robust.report.page.pictures import amplification, png
 from anchor_robust.report.page.together import mark, together
+from anchor_robust.report.page.training import training
 from anchor_robust.report.page.verdict import headline, radius, verdict
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -362,6 +363,23 @@ def test_what_the_eye_cannot_see_of_the_pictures_is_said(fact: dict[str, Any], t
     assert told not in Page(write([run])).text
     edit(run / runs.EVALUATION, pictures=pictures | {"gallery": pictures["gallery"] | calm | fact})
     assert told in Page(write([run])).text
+
+
+def test_what_was_logged_is_drawn_in_words_and_in_order(run: Path) -> None:
+    parts = {"boosted_cross_entropy": 1.0, "margin": 0.5, "memory_mb": 1073}
+    runs.write_text(run / runs.METRICS, "".join(json.dumps(line | parts) + "\n" for line in runs.read_metrics(run)))
+    titles = [part.title for block in training(together([read(run)])).blocks for part in block.parts]
+    assert titles == [
+        "Accuracy",
+        "Loss",
+        "Cross-entropy",
+        "Contrastive loss",
+        "Boosted cross-entropy",
+        "Margin",
+        "Learning rate",
+        "Images per second",
+        "Memory at most, MB",
+    ]
 
 
 def test_pictures_of_another_evaluation_are_not_shown(run: Path) -> None:

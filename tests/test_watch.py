@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import os
 import re
 import signal
@@ -93,6 +94,13 @@ def test_the_state_follows_the_metrics(run: Path) -> None:
             runs.append_metrics(run, point(epoch))
         assert client.state()["lines"] == [point(1), point(2), point(3)]
         assert client.state()["finished"]
+
+
+def test_what_json_cannot_hold_is_left_out(run: Path) -> None:
+    runs.append_metrics(run, point(1) | {"part": math.nan, "other": -math.inf})
+    assert "NaN" in (run / runs.METRICS).read_text()
+    with watching(run) as client:
+        assert client.state()["lines"] == [point(1)]
 
 
 class Links(HTMLParser):
