@@ -601,9 +601,9 @@ def test_where_the_page_goes(evaluated_run: Path, run: Path, tmp_path: Path, mon
 
 WRONG = {
     "{run}/nowhere": ("does not exist", "give a run directory"),
-    "{tmp}": ("holds no run", "recipe.yaml"),
+    "{tmp}": ("holds no run", "recipe.yaml", "give a directory"),
     "{run}/environment.json": ("no record of anchor evaluate",),
-    "{run}/recipe.yaml": ("cannot be read",),
+    "{run}/recipe.yaml": ("no record", "give a run directory, or the FILE.json"),
     "{run} --out {tmp}": ("is a directory", "report.html"),
     "{run} --out {run}/weights.safetensors": ("allowed", ".html"),
     "{run} --out {tmp}/nowhere/page.html": ("cannot write",),

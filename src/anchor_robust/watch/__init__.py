@@ -66,7 +66,7 @@ def state(run: Path) -> dict[str, Any]:
         name, epochs = str(settings["name"]), int(settings["optimise"]["epochs"])
         finished = bool(lines) and int(lines[-1]["epoch"]) >= epochs
         last = (metrics if metrics.exists() else recipe).stat().st_mtime
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise Refusal(f"{run} holds no {runs.RECIPE}; give a run that anchor train has begun") from None
     except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise Refusal(f"{run} cannot be read ({one_line(error)}); give a run that anchor train has begun") from error
