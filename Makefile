@@ -12,7 +12,7 @@ ifndef OUT
 OUT := runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 endif
 
-.PHONY: help venv quickstart browser test lint docs bench results pictures format check clean
+.PHONY: help venv quickstart browser test lint docs bench results pictures screenshot format check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -74,6 +74,9 @@ results: $(READY) ## write tables and figures of the README from the run files i
 
 pictures: $(READY) ## draw what explains concepts in docs/, from real images and the committed runs
 	$(BIN)/python results/concepts.py
+
+screenshot: $(BROWSER_READY) ## take the picture of a report that README and docs show, in a Chromium
+	$(BIN)/python results/screenshot.py
 
 format: $(READY) ## put the code into the project's style
 	$(BIN)/ruff check --fix

@@ -3,6 +3,7 @@
 Needs the extra `browser` and a Chromium, which ANCHOR_CHROMIUM or the PATH names.
 """
 
+import io
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from anchor_robust.report.page import write
 from anchor_robust.runs import METRICS, RECIPE
@@ -245,3 +247,16 @@ def test_watch_draws_what_is_added_and_is_accessible(tmp_path: Path, chromium: A
             assert violations(tab) == []
         tab.set_viewport_size(NARROW)
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_picture_of_a_report_can_be_taken_again(
+    evaluated_run: Path, chromium: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(RESULTS))
+    from screenshot import FIGURES, screenshot
+
+    for taken in (screenshot(evaluated_run, chromium), (FIGURES / "report.png").read_bytes()):
+        image = Image.open(io.BytesIO(taken))
+        assert (image.format, image.width) == ("PNG", 1000)
+        assert 900 < image.height < 1600, "the top of the page, and two rows of its gallery"
+        assert len(taken) < 300_000
