@@ -187,7 +187,7 @@ UNRUN = '```sh title="Not run by the tests: takes long"'
 WRONG = {
     "a flag that is not there": f"{UNRUN}\nanchor evaluate RUN --atacks clean\n```",
     "a setting that is not there": f"{UNRUN}\nanchor train digits-anchor --objective.hard 1\n```",
-    "a flag that is not there, behind what starts processes": f"{UNRUN}\nsrun --nodes 2 anchor evaluate --atacks clean\n```",
+    "a wrong flag behind what starts processes": f"{UNRUN}\nsrun --nodes 2 anchor evaluate --atacks clean\n```",
     "a command that fails": "```sh\nanchor evaluate nowhere\n```",
     "a command that should fail and does not": "```sh\nanchor --version  # exit status 2\n```",
     "a target that is not there": "```sh\nmake quickstrat\n```",
