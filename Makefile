@@ -5,13 +5,14 @@ WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 DOCS_READY := .venv/.docs-ready
+BROWSER_READY := .venv/.browser-ready
 
 # A fresh directory each time, because a run is never written over another. OUT=DIR names your own.
 ifndef OUT
 OUT := runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 endif
 
-.PHONY: help venv quickstart test lint docs bench results pictures format check clean
+.PHONY: help venv quickstart browser test lint docs bench results pictures screenshot format check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -34,6 +35,13 @@ $(READY): pyproject.toml constraints.txt
 $(DOCS_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $@
+
+# What opens pages in a Chromium; without it, or without a Chromium, the tests that do so are skipped.
+$(BROWSER_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[browser]'
+	@touch $@
+
+browser: $(BROWSER_READY) ## install what the tests of pages in a Chromium need beside it
 
 quickstart: $(READY) ## train and attack three small networks on real digits, in minutes
 	$(BIN)/anchor quickstart --out '$(OUT)'
@@ -66,6 +74,9 @@ results: $(READY) ## write tables and figures of the README from the run files i
 
 pictures: $(READY) ## draw what explains concepts in docs/, from real images and the committed runs
 	$(BIN)/python results/concepts.py
+
+screenshot: $(BROWSER_READY) ## take the picture of a report that README and docs show, in a Chromium
+	$(BIN)/python results/screenshot.py
 
 format: $(READY) ## put the code into the project's style
 	$(BIN)/ruff check --fix

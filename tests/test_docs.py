@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 BEFORE_ANY_RUN = ("README.md", "tour.md")  # other pages begin with the runs of the tour
+STARTERS, OURS = ("torchrun", "srun"), ("anchor", "anchor_robust")  # of several processes, and what they start
 RECIPE_KEYS = {"data", "model", "threat", "attack", "objective", "optimise", "validation"}
 
 
@@ -148,6 +149,8 @@ def checked(words: list[str]) -> None:
         assert not rest or asked.takes_settings, f"{rest} of {words} is not understood"
         if asked.takes_settings and asked.recipe in built_in():
             settle(asked.recipe, rest)
+    elif words[0] in STARTERS:
+        checked(["anchor", *words[next(place for place, word in enumerate(words) if word in OURS) + 1 :]])
     elif words[0] == "make":
         targets = [word for word in words[1:] if "=" not in word]
         subprocess.run(["make", "-n", *targets], cwd=ROOT, check=True, capture_output=True, env=os.environ)
@@ -184,6 +187,7 @@ UNRUN = '```sh title="Not run by the tests: takes long"'
 WRONG = {
     "a flag that is not there": f"{UNRUN}\nanchor evaluate RUN --atacks clean\n```",
     "a setting that is not there": f"{UNRUN}\nanchor train digits-anchor --objective.hard 1\n```",
+    "a wrong flag behind what starts processes": f"{UNRUN}\nsrun --nodes 2 anchor evaluate --atacks clean\n```",
     "a command that fails": "```sh\nanchor evaluate nowhere\n```",
     "a command that should fail and does not": "```sh\nanchor --version  # exit status 2\n```",
     "a target that is not there": "```sh\nmake quickstrat\n```",

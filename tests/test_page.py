@@ -30,6 +30,7 @@ from anchor_robust.report.page.explanations import why
 from anchor_robust.report.page.figures import plain
 from anchor_robust.report.page.pictures import amplification, png
 from anchor_robust.report.page.together import mark, together
+from anchor_robust.report.page.training import training
 from anchor_robust.report.page.verdict import headline, radius, verdict
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -364,6 +365,23 @@ def test_what_the_eye_cannot_see_of_the_pictures_is_said(fact: dict[str, Any], t
     assert told in Page(write([run])).text
 
 
+def test_what_was_logged_is_drawn_in_words_and_in_order(run: Path) -> None:
+    parts = {"boosted_cross_entropy": 1.0, "margin": 0.5, "memory_mb": 1073}
+    runs.write_text(run / runs.METRICS, "".join(json.dumps(line | parts) + "\n" for line in runs.read_metrics(run)))
+    titles = [part.title for block in training(together([read(run)])).blocks for part in block.parts]
+    assert titles == [
+        "Accuracy",
+        "Loss",
+        "Cross-entropy",
+        "Contrastive loss",
+        "Boosted cross-entropy",
+        "Margin",
+        "Learning rate",
+        "Images per second",
+        "Memory at most, MB",
+    ]
+
+
 def test_pictures_of_another_evaluation_are_not_shown(run: Path) -> None:
     np.savez(run / runs.PICTURES, gallery_clean=np.zeros(3))
     found = Page(write([run]))
@@ -583,9 +601,9 @@ def test_where_the_page_goes(evaluated_run: Path, run: Path, tmp_path: Path, mon
 
 WRONG = {
     "{run}/nowhere": ("does not exist", "give a run directory"),
-    "{tmp}": ("holds no run", "recipe.yaml"),
+    "{tmp}": ("holds no run", "recipe.yaml", "give a directory"),
     "{run}/environment.json": ("no record of anchor evaluate",),
-    "{run}/recipe.yaml": ("cannot be read",),
+    "{run}/recipe.yaml": ("no record", "give a run directory, or the FILE.json"),
     "{run} --out {tmp}": ("is a directory", "report.html"),
     "{run} --out {run}/weights.safetensors": ("allowed", ".html"),
     "{run} --out {tmp}/nowhere/page.html": ("cannot write",),

@@ -72,6 +72,17 @@ def test_a_photo_is_turned_as_the_camera_was_held(tmp_path: Path) -> None:
     assert torch.equal(read, torch.from_numpy(noise(32, 32, 3)).permute(2, 0, 1).flip(1, 2))
 
 
+def test_a_large_picture_is_read_without_a_warning_and_one_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(noise(32, 32, 3)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
+    assert pictures.read(tmp_path / "large.png", SHAPE)[1] == ""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(Refusal, match="cannot be read"):
+        pictures.read(tmp_path / "large.png", SHAPE)
+
+
 def test_what_is_no_picture_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "text.png").write_text("no picture")
     whole = io.BytesIO()

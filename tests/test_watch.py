@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import os
 import re
 import signal
@@ -93,6 +94,13 @@ def test_the_state_follows_the_metrics(run: Path) -> None:
             runs.append_metrics(run, point(epoch))
         assert client.state()["lines"] == [point(1), point(2), point(3)]
         assert client.state()["finished"]
+
+
+def test_what_json_cannot_hold_is_left_out(run: Path) -> None:
+    runs.append_metrics(run, point(1) | {"part": math.nan, "other": -math.inf})
+    assert "NaN" in (run / runs.METRICS).read_text()
+    with watching(run) as client:
+        assert client.state()["lines"] == [point(1)]
 
 
 class Links(HTMLParser):
@@ -195,6 +203,8 @@ def test_what_is_no_run_is_refused(recipe: str, run: Path, tmp_path: Path) -> No
         state(run)
     with pytest.raises(Refusal, match=r"nowhere holds no recipe\.yaml"):
         server(tmp_path / "nowhere", 0)
+    with pytest.raises(Refusal, match=r"secret holds no recipe\.yaml"):
+        server(tmp_path / "secret", 0)
     (run / runs.RECIPE).write_text("{name: x, optimise: {epochs: 3}}")
     (run / runs.METRICS).write_text('["no log point"]\n')
     with pytest.raises(Refusal, match="cannot be read"):

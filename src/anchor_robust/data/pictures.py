@@ -1,6 +1,7 @@
 """Pictures in files, and pictures side by side for the eye. Pillow reads and writes the formats."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -63,8 +64,10 @@ def opened(path: str | Path) -> "Image":
     image_of = pillow()
     from PIL import ImageOps
 
+    # Pillow warns of pictures half as large as it refuses; this one is the user's own.
+    unwarned = warnings.catch_warnings(action="ignore", category=image_of.DecompressionBombWarning)
     try:
-        with image_of.open(path) as file:
+        with unwarned, image_of.open(path) as file:
             image = ImageOps.exif_transpose(file)
     except FileNotFoundError:
         raise Refusal(f"{path} does not exist; give a picture, such as a PNG or JPEG file") from None

@@ -6,6 +6,7 @@ elsewhere that points its own name at 127.0.0.1 is refused (DNS rebinding).
 
 import errno
 import json
+import math
 import time
 from functools import partial
 from http import HTTPStatus
@@ -65,7 +66,7 @@ def state(run: Path) -> dict[str, Any]:
         name, epochs = str(settings["name"]), int(settings["optimise"]["epochs"])
         finished = bool(lines) and int(lines[-1]["epoch"]) >= epochs
         last = (metrics if metrics.exists() else recipe).stat().st_mtime
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise Refusal(f"{run} holds no {runs.RECIPE}; give a run that anchor train has begun") from None
     except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise Refusal(f"{run} cannot be read ({one_line(error)}); give a run that anchor train has begun") from error
@@ -75,8 +76,13 @@ def state(run: Path) -> dict[str, Any]:
         "epochs": epochs,
         "finished": finished,
         "silent": round(max(0.0, time.time() - last), 1),
-        "lines": lines,
+        "lines": [{key: value for key, value in line.items() if in_json(value)} for line in lines],
     }
+
+
+def in_json(value: Any) -> bool:
+    """Whether a browser can read it: JSON has no NaN, which a part of a loss may be."""
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 class Handler(BaseHTTPRequestHandler):

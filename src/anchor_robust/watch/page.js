@@ -4,12 +4,21 @@
 const EVERY = 2000; // milliseconds
 const COLOURS = ["one", "two", "three", "four", "five"];
 const DASHES = ["", "6 3", "2 3", "8 3 2 3", "1 4"]; // curves differ in more than colour
-const AROUND = new Set(["step", "epoch", "lr", "images_per_s", "memory_mb", "seconds", "batch_accuracy"]);
-const SPOKEN = { validation_clean: "validation clean", validation_robust: "validation robust", batch_accuracy: "training batches", lr: "learning rate" };
+const ACCURACIES = ["validation_clean", "validation_robust", "batch_accuracy"];
+const AROUND = new Set(["step", "epoch", "lr", "images_per_s", "memory_mb", "seconds", ...ACCURACIES]);
+const SPOKEN = {
+  validation_clean: "validation clean",
+  validation_robust: "validation robust",
+  batch_accuracy: "training batches",
+  contrast: "contrastive loss",
+  lr: "learning rate",
+  images_per_s: "images per second",
+  memory_mb: "memory at most, MB",
+};
 
 const percent = (value) => `${(100 * value).toFixed(1)} %`;
 const plain = (value) => (Math.abs(value) >= 1e-3 || value === 0 ? Number(value.toPrecision(4)).toString() : value.toExponential(2));
-const spoken = (key) => SPOKEN[key] ?? key.replaceAll("_", " ");
+const spoken = (key) => SPOKEN[key] ?? key.replace("cross_entropy", "cross-entropy").replaceAll("_", " ");
 
 function duration(seconds) {
   const minutes = Math.round(seconds / 60);
@@ -181,17 +190,18 @@ function show(state) {
     fact.append(element("dt", name), described);
     return fact;
   }));
-  const parts = known.filter((key) => !AROUND.has(key) && !key.startsWith("validation_"));
-  const accuracies = ["validation_clean", "validation_robust", "batch_accuracy"].filter((key) => known.includes(key));
+  const parts = known.filter((key) => !AROUND.has(key));
+  const accuracies = ACCURACIES.filter((key) => known.includes(key));
   charts.accuracy.show(lines, accuracies, state.epochs);
   charts.loss.show(lines, parts, state.epochs);
   charts.lr.show(lines, ["lr"], state.epochs);
   if (lines.length) document.getElementById("charts").replaceChildren(...Object.values(charts).map((chart) => chart.figure));
-  tabulate(lines, ["epoch", ...accuracies, ...parts, "lr", "images_per_s", "seconds"]);
+  const around = ["lr", "images_per_s", "memory_mb", "seconds"].filter((key) => known.includes(key));
+  tabulate(lines, ["epoch", ...accuracies, ...parts, ...around]);
 }
 
 function tabulate(lines, keys) {
-  const spell = (key, value) => (value === undefined ? "" : key in SPOKEN && key !== "lr" ? percent(value) : plain(value));
+  const spell = (key, value) => (value === undefined ? "" : ACCURACIES.includes(key) ? percent(value) : plain(value));
   const head = element("thead"), body = element("tbody"), row = element("tr");
   row.append(...keys.map((key) => element("th", spoken(key), { scope: "col" })));
   head.append(row);

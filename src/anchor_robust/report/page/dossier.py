@@ -98,9 +98,12 @@ def read(path: Path) -> Dossier:
     if not path.exists():
         raise Refusal(f"{path} does not exist; give a run directory, or the FILE.json of anchor evaluate --out")
     if path.is_file():
+        if path.suffix != ".json":
+            raise Refusal(f"{path} is no record; give a run directory, or the FILE.json of anchor evaluate --out")
         return with_record(Dossier(path, lacking={"training": f"{path.name} tells nothing of a training."}), path)
     if not any((path / name).is_file() for name in (runs.RECIPE, runs.METRICS, runs.EVALUATION)):
-        raise Refusal(f"{path} holds no run: none of {runs.RECIPE}, {runs.METRICS}, {runs.EVALUATION}")
+        kept = f"{runs.RECIPE}, {runs.METRICS}, {runs.EVALUATION}"
+        raise Refusal(f"{path} holds no run: none of {kept}; give a directory that anchor train has written")
     metrics = legible(runs.read_metrics(path))
     found = Dossier(
         path,

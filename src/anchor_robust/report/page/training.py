@@ -24,7 +24,10 @@ WORDS = {
     "contrast": "contrastive loss",
     "lr": "learning rate",
     "images_per_s": "images per second",
+    "memory_mb": "memory at most, MB",
 }
+# What is drawn after the loss and whatever its parts are.
+AROUND = ("lr", "images_per_s", "memory_mb")
 ACCURACIES = ("validation_clean", "validation_robust", "batch_accuracy")
 
 
@@ -33,8 +36,9 @@ def training(page: Together) -> Section:
     having = [entry for entry in page.entries if entry.dossier.metrics]
     says = [said for entry in page.entries if (said := missing(page, entry, "training"))]
     found = {key for entry in having for run in entry.seeds for line in run.metrics for key in line}
-    named = [key for key in WORDS if key in found] + sorted(found - {*WORDS, *COUNTS})
-    logged = [key for key in named if numeric(key, having)]
+    known = [key for key in WORDS if key not in AROUND]
+    ordered = [*known, *sorted(found - {*WORDS, *COUNTS}), *AROUND]
+    logged = [key for key in ordered if key in found and numeric(key, having)]
     groups = [[key] for key in logged]
     if len(having) == 1 and len(having[0].seeds) == 1:
         groups = [[key for key in logged if key in ACCURACIES], *([key] for key in logged if key not in ACCURACIES)]
@@ -66,8 +70,9 @@ def panel(keys: Sequence[str], having: Sequence[Entry]) -> Chart:
         for place, run in enumerate(entry.seeds)
         if any(key in line for line in run.metrics)
     ]
-    title = "Accuracy" if len(keys) > 1 else word(keys[0]).capitalize()
-    axis: Figure = percent_axis() if percents else {"automargin": True, "title": {"text": plain(word(keys[0]))}}
+    name = word(keys[0])
+    title = "Accuracy" if len(keys) > 1 else name[:1].upper() + name[1:]
+    axis: Figure = percent_axis() if percents else {"automargin": True, "title": {"text": plain(name)}}
     figure = lines(drawn, {"title": {"text": "epoch"}}, axis, height=260)
     rows = [[line.name, f"{x:g}", f"{y:.6g}"] for line in drawn for x, y in zip(line.x, line.y, strict=True)]
     unit = " %" if percents else ""
@@ -91,7 +96,7 @@ def line_of(run: Dossier, key: str, entry: Entry, several: bool, first: bool) ->
 
 
 def word(key: str) -> str:
-    return WORDS.get(key, key.replace("_", " "))
+    return WORDS.get(key, key.replace("cross_entropy", "cross-entropy").replace("_", " "))
 
 
 def cost(page: Together) -> Section:
