@@ -43,6 +43,8 @@ def training(
         "optimise.precision": precision,
         "attack.steps": attack_steps,
         "objective.views": f"[{', '.join(plain.VIEWS[views])}]",
+        # The loss of the plain way: cross-entropy on the attacked view and contrast over all.
+        **{f"objective.{term}": 0 for term in ("clean", "margin", "consistency")},
         "validation.images": min(1000, len(data) // 2),
     }
     recipe = settle(RECIPE, [f"--{key}={value}" for key, value in settings.items()])

@@ -77,6 +77,11 @@ def rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
+def processor(record: Record) -> str:
+    device: str = record["environment"]["device"]
+    return device
+
+
 SPEEDS: Columns = {
     "plain": lambda row: rate(row["plain_images_per_s"]),
     "ANCHOR": lambda row: rate(row["anchor_images_per_s"]),
@@ -91,6 +96,7 @@ def limits(records: list[Record]) -> str:
 
     columns: Columns = {
         "network": network,
+        "on": processor,
         "precision": lambda row: row["precision"],
         "copy GB/s": lambda row: f"{row['limits']['bandwidth'] / 1e9:.1f}",
         "float32 TFLOP/s": lambda row: f"{row['limits']['float32'] / 1e12:.2f}",
@@ -107,6 +113,7 @@ def limits(records: list[Record]) -> str:
 def step(records: list[Record]) -> str:
     columns: Columns = {
         "network": network,
+        "on": processor,
         "precision": lambda row: row["precision"],
         **SPEEDS,
         "quartiles": lambda row: "{:.2f} to {:.2f}".format(*row["ratio_quartiles"]),

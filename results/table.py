@@ -187,9 +187,13 @@ def tries() -> str:
 
 
 def in_full(where: Path) -> str:
-    """What anchor compare says of all of them."""
-    first = [*seeds("anchor", where), *(folder for folders in found(where).values() for folder in folders)]
-    return "\n".join(markdown(comparison(list(dict.fromkeys(first)))))
+    """What anchor compare says of all of them; of equal costs without standard training, whose attack costs nothing."""
+    ordered = dict.fromkeys(["anchor", *found(where)])
+    facts, defended = (
+        comparison([folder for method in ordered if method not in without for folder in seeds(method, where)])
+        for without in ((), ("standard",))
+    )
+    return "\n".join(markdown(facts | {key: defended[key] for key in ("equal_seconds", "equal_passes")}))
 
 
 def told() -> list[str]:

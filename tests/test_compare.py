@@ -42,6 +42,7 @@ def write_run(
     sha256: str = "same",
     images: int = IMAGES,
     device: str = "a processor",
+    passes: int | None = None,
     log: tuple[tuple[float, float], ...] = ((5.0, 0.3), (10.0, 0.5)),
 ) -> Path:
     """A run directory as train and evaluate leave it; `log` has seconds and validation robust accuracy an epoch."""
@@ -57,6 +58,7 @@ def write_run(
     }
     (run / runs.RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False))
     environment = {"device": device, "threads": 2, "precision": "32-true", "data": {"train": {"sha256": "train"}}}
+    environment |= {"passes": passes} if passes else {}
     runs.write_json(run / runs.ENVIRONMENT, environment)
     for epoch, (seconds, robust) in enumerate(log, start=1):
         line = {"step": 7 * epoch, "epoch": epoch, "validation_robust": robust, "validation_clean": 0.9}
@@ -209,6 +211,22 @@ def test_other_hardware_has_no_equal_wall_clock(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / "a", "pgd-at"), write_run(tmp_path / "b", "anchor", device="another")]
     assert "hardware" in comparison(paths)["equal_seconds"]["why_not"]
     assert "2 threads of a processor; 2 threads of another" in "\n".join(markdown(comparison(paths)))
+
+
+def test_equal_passes_know_no_hardware(tmp_path: Path) -> None:
+    """7 steps of 10 images an epoch, 6 passes for the one method and 7 for the other, which then has two epochs done."""
+    log = ((5.0, 0.2), (10.0, 0.4), (15.0, 0.5))
+    paths = [
+        write_run(tmp_path / "a", "pgd-at", passes=6, log=log),
+        write_run(tmp_path / "b", "anchor", passes=7, log=log, device="another"),
+    ]
+    facts = comparison(paths)
+    equal = facts["equal_passes"]
+    assert equal["budget"] == 3 * 7 * 10 * 6
+    assert [each["by_then"] for each in equal["accuracies"]] == [[0.5], [0.4]]
+    assert "within 1,260 passes" in "\n".join(markdown(facts))
+    old = write_run(tmp_path / "c", name="early")
+    assert comparison([*paths, old])["equal_passes"] == {"why_not": "early does not say its passes"}
 
 
 def test_tables_are_whole_at_80_columns(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Methods against one another, from run files alone: accuracy over seeds, paired tests, and what each cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -31,6 +31,7 @@ def comparison(paths: Sequence[Path], evaluation: str = EVALUATION) -> Facts:
         "results": results(methods),
         "cost": [cost(method) for method in methods],
         "equal_seconds": equal_seconds(methods),
+        "equal_passes": equal_passes(methods),
     }
 
 
@@ -121,24 +122,36 @@ def cost(method: Method) -> Facts:
 
 
 def equal_seconds(methods: Sequence[Method]) -> Facts:
-    """Validation robust accuracy that each method had reached when the cheapest was done.
+    """What was reached in the seconds of training that the cheapest method took."""
+    if len({run.hardware for method in methods for run in method.runs.values()}) > 1:
+        return {"why_not": "the methods were not trained on the same hardware"}
+    return equal(methods, lambda run, line: line["seconds"])
 
-    `budget` is in seconds of training, the longest run of the cheapest method. A slower method is cut off in the middle
-    of its learning rate schedule, so that it might have done better with a schedule of that length.
+
+def equal_passes(methods: Sequence[Method]) -> Facts:
+    """What was reached in the passes of the cheapest method, forward and backward of an image, on whatever machine."""
+    if silent := [method.label for method in methods if not all(run.passes for run in method.runs.values())]:
+        return {"why_not": f"{silent[0]} does not say its passes"}
+    return equal(methods, lambda run, line: line["step"] / run.metrics[-1]["step"] * run.images_seen * run.passes)
+
+
+def equal(methods: Sequence[Method], spent: Callable[[Run, Facts], float]) -> Facts:
+    """Validation robust accuracy that each method had reached when the cheapest was done, by what a run had `spent`.
+
+    `budget` is the most that a run of the cheapest method spent. A costlier method is cut off in the middle of its
+    learning rate schedule, so that it might have done better with a schedule of that length.
     """
     runs = [run for method in methods for run in method.runs.values()]
     stated = [[run.settings.get(key) for key in VALIDATED] for run in runs]
     if any(each != stated[0] for each in stated):
         return {"why_not": "the methods were not validated in the same way"}
-    if len({run.hardware for run in runs}) > 1:
-        return {"why_not": "the methods were not trained on the same hardware"}
-    budget = min(max(run.metrics[-1]["seconds"] for run in method.runs.values()) for method in methods)
-    return {"budget": budget, "accuracies": [reached(method, budget) for method in methods]}
+    budget = min(max(spent(run, run.metrics[-1]) for run in method.runs.values()) for method in methods)
+    return {"budget": budget, "accuracies": [reached(method, spent, budget) for method in methods]}
 
 
-def reached(method: Method, budget: float) -> Facts:
+def reached(method: Method, spent: Callable[[Run, Facts], float], budget: float) -> Facts:
     runs = method.runs.values()
-    by_then = [[line for line in validated(run) if line["seconds"] <= budget] for run in runs]
+    by_then = [[line for line in validated(run) if spent(run, line) <= budget] for run in runs]
     return {
         "method": method.label,
         "by_then": [best(lines) for lines in by_then] if all(by_then) else None,

@@ -23,7 +23,7 @@ def markdown(facts: Facts) -> list[str]:
 
 def sheets(facts: Facts) -> list[Sheet]:
     tables = [methods(facts), *(accuracies(entry) for entry in facts["results"]), pairs(facts), cost(facts)]
-    return [sheet for sheet in [*tables, equal_seconds(facts["equal_seconds"])] if sheet.rows or sheet.notes]
+    return [sheet for sheet in [*tables, *equal(facts)] if sheet.rows or sheet.notes]
 
 
 def methods(facts: Facts) -> Sheet:
@@ -92,10 +92,18 @@ def cost(facts: Facts) -> Sheet:
     return Sheet("Cost of training", ["method", "images seen", "passes", "seconds"], rows, [note])
 
 
-def equal_seconds(facts: Facts) -> Sheet:
+def equal(facts: Facts) -> list[Sheet]:
+    """What was reached at the cost of the cheapest method, in time and in passes."""
+    seconds, passes = facts["equal_seconds"], facts["equal_passes"]
+    return [
+        reached("wall-clock", seconds, f"within {seconds.get('budget', 0):.0f} s"),
+        reached("passes", passes, f"within {passes.get('budget', 0):,.0f} passes"),
+    ]
+
+
+def reached(what: str, facts: Facts, budget: str) -> Sheet:
     if "why_not" in facts:
-        return Sheet("At equal wall-clock", ["method"], [], [f"No comparison at equal wall-clock: {facts['why_not']}."])
-    budget = f"within {facts['budget']:.0f} s"
+        return Sheet(f"At equal {what}", ["method"], [], [f"No comparison at equal {what}: {facts['why_not']}."])
     rows = [
         [
             each["method"],
@@ -106,7 +114,6 @@ def equal_seconds(facts: Facts) -> Sheet:
     ]
     note = (
         "Not test accuracy: the best robust accuracy on the validation split until the cheapest method was done, and "
-        "in all. A slower method is cut off in the middle of its learning rate schedule."
+        "in all. A costlier method is cut off in the middle of its learning rate schedule."
     )
-    title = "At equal wall-clock: validation robust accuracy %"
-    return Sheet(title, ["method", budget, "in all"], rows, [note])
+    return Sheet(f"At equal {what}: validation robust accuracy %", ["method", budget, "in all"], rows, [note])

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..compared import cost as cost_sheet
-from ..compared import equal_seconds
+from ..compared import equal
 from ..sheet import Sheet
 from .dossier import Dossier
 from .figures import Chart, Figure, Line, lines, percent_axis, plain
@@ -103,7 +103,7 @@ def cost(page: Together) -> Section:
     """What training and evaluation took."""
     if page.comparisons:
         facts = next(iter(page.comparisons.values()))
-        sheets = [cost_sheet(facts), equal_seconds(facts["equal_seconds"])]
+        sheets = [cost_sheet(facts), *equal(facts)]
         return Section("cost", "Cost", [], [Block("", sheets)])
     blocks = [
         Block(named(page, entry), [Sheet("", ["what", "how much"], spent(entry.dossier))]) for entry in page.entries
