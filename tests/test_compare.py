@@ -214,7 +214,7 @@ def test_other_hardware_has_no_equal_wall_clock(tmp_path: Path) -> None:
 
 
 def test_equal_passes_know_no_hardware(tmp_path: Path) -> None:
-    """7 steps of 10 images an epoch, 6 passes for the one method and 7 for the other, which then has two epochs done."""
+    """7 steps of 10 images an epoch, 6 passes for the one method and 7 for the other, which then has two epochs."""
     log = ((5.0, 0.2), (10.0, 0.4), (15.0, 0.5))
     paths = [
         write_run(tmp_path / "a", "pgd-at", passes=6, log=log),
