@@ -22,7 +22,7 @@ def row(record: dict[str, Any]) -> list[str]:
     about, data, images = record["model"], record["data"], record["data"]["images"]
     second = next(name for name in record["accuracy"] if name != "theirs")
     return [
-        f"{about['recipe'].removeprefix('cifar10-')}, {about['name']}",
+        f"{Path(about['source']).name}, {about['name']}",
         f"{record['norm']} {record['eps']:g}",
         str(data["classes"]),
         str(images),

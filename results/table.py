@@ -31,8 +31,9 @@ METHODS = {
     "trades": "TRADES",
     "mart": "MART",
     "supcon-at": "SupCon + AT",
-    "two-view": "two views, cross-entropy only",
+    "two-view": "two views without contrast",
     "anchor": "**ANCHOR**",
+    "anchor-attacked-only": "ANCHOR, cross-entropy on attacked images alone",
     "anchor-hardest-quarter": "ANCHOR on the hardest quarter of the positives (collapsed)",
 }
 AUTOATTACK = "autoattack.json"  # beside evaluation.json, on fewer images
@@ -97,6 +98,8 @@ def note(where: Path) -> str:
     if broken:
         attacks.append(f"AutoAttack (standard) on the first {broken[0]['images']}: {conventions(broken[0])}")
     model, data = recipe["model"], record["data"]
+    trained = [folder for folders in found(where).values() for folder in folders]
+    processors = sorted({runs.read_json(folder / runs.ENVIRONMENT)["device"] for folder in trained})
     return " ".join(
         (
             f"Accuracy in % with its 95 % Wilson interval on {data['images']:,} {data['name']} test images;",
@@ -104,7 +107,7 @@ def note(where: Path) -> str:
             f"{model['name']} of width {model['width']} ({environment['parameters']:,} parameters),",
             f"{recipe['optimise']['epochs']} epochs, weights chosen on {recipe['validation']['images']:,} held-out",
             "training images. Passes: forward-and-backward, of an image in one step. Minutes on 1 or 2 threads",
-            f"of {environment['device']}, with other work running beside it: compare passes, not minutes.",
+            f"of {' or '.join(processors)}, with other work running beside it: compare passes, not minutes.",
             paired(where),
         )
     )
