@@ -140,7 +140,8 @@ def test_the_document_shows_what_was_measured(records: dict[str, Any], monkeypat
     monkeypatch.setattr(performance, "FOLDER", records["folder"]["path"])
     told = performance.filled()
     record = records["train_step"]
-    assert f"| resnet8, batch 4 | {record['plain_images_per_s']:.1f} |" in told or record["plain_images_per_s"] >= 100
+    on = f"{record['environment']['device']} | {record['precision']}"
+    assert f"| resnet8, batch 4 | {on} | {performance.rate(record['plain_images_per_s'])} |" in told
     assert f"{record['ratio']:.2f}x" in told
     assert told.count("Not measured yet") == 3  # the loss, parity and an accelerator have records of their own
     monkeypatch.setattr(performance, "BLOCKS", {})
@@ -350,7 +351,7 @@ def test_autoattack_against_its_authors(tmp_path: Path) -> None:
 
 def test_the_blockwise_loss_is_the_plain_one(tmp_path: Path) -> None:
     out = tmp_path / "contrastive_loss.json"
-    words = ["--sizes", "1100", "--hard-fraction", "0.5", "--rounds", "2", "--width", "8", "--json", str(out)]
+    words = ["--sizes", "1100", "--hard-fraction", "0.5", "--rounds", "2", "--json", str(out)]
     script("contrastive_loss").main(words)
     record = json.loads(out.read_text())
     assert record["settings"]["hard_fraction"] == 0.5
