@@ -352,6 +352,7 @@ def test_curves_of_an_evaluation_beside_the_runs_own_are_drawn(run: Path) -> Non
     [
         ({"inside": False}, "left the ball, so that they count for nothing"),
         ({"other_in_8_bits": 7}, "Of 240 pictures 7 get another answer once rounded"),
+        ({"other_in_8_bits": 1}, "Of 240 pictures 1 gets another answer once rounded"),
         ({"reduced": True}, "reduced to 64 pixels"),
     ],
     ids=str,
