@@ -83,8 +83,9 @@ def told(facts: Sequence[Facts]) -> list[str]:
     other = sum(each["other_in_8_bits"] for each in facts)
     if other:
         pictures = sum(each["images"] * len(each["eps"]) for each in facts)
+        get = "gets" if other == 1 else "get"
         says.append(
-            f"Of {pictures:,} pictures {other:,} get{'s' * (other == 1)} another answer once rounded to the 8 bits that are shown here."
+            f"Of {pictures:,} pictures {other:,} {get} another answer once rounded to the 8 bits that are shown here."
         )
     if any(each["reduced"] for each in facts):
         says.append("Pictures are reduced to 64 pixels by averaging, which weakens the perturbation that one sees.")
