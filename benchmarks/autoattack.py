@@ -58,7 +58,7 @@ def with_first_logits(model: nn.Module, classes: int) -> nn.Module:
     """One of ours keeps its form, so that the folded twin serves it; any other is wrapped."""
     if not isinstance(model, LogitsOnly):
         return FirstLogits(model, classes)
-    classifier: Classifier = model.classifier  # type: ignore[assignment]
+    classifier: Classifier = model.classifier  # type: ignore[assignment] # torch types every child as a Module
     head = classifier.backbone.linear
     fewer = nn.Linear(head.in_features, classes)
     fewer.load_state_dict({"weight": head.weight[:classes], "bias": head.bias[:classes]})

@@ -38,6 +38,7 @@ def told(record: dict[str, Any], second: str) -> str:
     """What the second column of verdicts is of."""
     words = ["theirs, another seed" if second == AGAIN else "ours"]
     words += ["searched in bf16"] if record.get("search") == "bf16" else []
+    words += ["theirs on the margin as well"] if "margin" in record["theirs"] else []
     words += ["their Square everywhere"] if record.get("everywhere") else []
     words += ["nothing else running"] if record["file"].endswith("-alone") else []
     return ", ".join(words)

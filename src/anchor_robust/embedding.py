@@ -78,7 +78,7 @@ def compare(
 ) -> dict[str, Any]:
     """Every space's numbers by its name."""
     model = subject.model.to(bank.labels.device)
-    classifier: Classifier = model.classifier  # type: ignore[assignment]
+    classifier: Classifier = model.classifier  # type: ignore[assignment] # torch types every child as a Module
     generator = torch.Generator(images.labels.device).manual_seed(seed)
     fitted, clean, attacked = [], [], []
     with display.bar("embed", len(bank)) as advance:

@@ -101,16 +101,17 @@ class Square(Attack):
     def _propose(self, trial: Trial, query: int, place: Sequence[float], signs: Signs) -> tuple[Window, Tensor]:
         """A window of all images, and what each is to look like there, [m c r s]."""
         x, eps, (h, w) = trial.x, self.ball.eps, trial.x.shape[2:]
-        everywhere = (slice(0, h), slice(0, w))
-        if self.ball.norm == "linf":
-            if query == 0:
-                return everywhere, stripes(x, eps, signs)
+        if self.ball.norm == "linf" and query:
             square = square_of(h, w, self.share(query), place)
             return square, recoloured(x, square, eps, signs)
-        # What a bump leaves of the radius is spread over the whole image.
-        return everywhere, moved_bump(x, trial.x_best, eps, self.share(query), place, signs) if query else bumps(
-            x, eps, signs
-        )
+        if self.ball.norm == "linf":
+            new = stripes(x, eps, signs)
+        elif query:
+            # What a bump leaves of the radius is spread over the whole image.
+            new = moved_bump(x, trial.x_best, eps, self.share(query), place, signs)
+        else:
+            new = bumps(x, eps, signs)
+        return (slice(0, h), slice(0, w)), new
 
     def share(self, query: int) -> float:
         """The share of pixels in the square of a query, counted from 0, the start."""

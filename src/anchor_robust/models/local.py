@@ -7,7 +7,7 @@ the first maps, and all of the last ones alone. What is not reached stands in ma
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +78,7 @@ class Local:
             self.whole[node] = self.run(node, self.filled)
 
     def convolved(self, node: fx.Node) -> Patch | None:
-        module: nn.Conv2d = self.network.get_submodule(str(node.target))  # type: ignore[assignment]
+        module = cast(nn.Conv2d, self.network.get_submodule(str(node.target)))
         (given,) = node.all_input_nodes
         patch, out = self.patches[given], self.outline.sizes[node]
         if patch is None:
