@@ -349,6 +349,28 @@ def test_autoattack_against_its_authors(tmp_path: Path) -> None:
     assert {"model", "norm", "eps", "theirs", "environment"} <= record.keys()
 
 
+def test_below_four_classes_theirs_climbs_the_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the targeted DLR loss is undefined, and only there."""
+    logits, y, target = torch.tensor([[1.0, 4.0, 2.5], [0.5, -1.0, 3.0]]), torch.tensor([1, 2]), torch.tensor([2, 0])
+    climbed = {}
+
+    def asked(self: Any, x: Tensor, y: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+        climber = self.apgd_targeted
+        climber.y_target = target
+        climbed[climber.n_target_classes] = climber.dlr_loss_targeted(self.model(x), y)
+        return x, y
+
+    benchmark = script("autoattack")
+    monkeypatch.setattr(benchmark.authors_code().AutoAttack, "run_standard_evaluation", asked)
+    held = benchmark.theirs(nn.Flatten(), Ball("linf", 0.1), 3, False, 0, logits, y)
+    assert held.tolist() == [True, True]
+    torch.testing.assert_close(climbed[2], torch.tensor([2.5 - 4.0, 0.5 - 3.0]))
+    four = torch.cat([logits, torch.tensor([[2.0], [1.0]])], dim=1)
+    benchmark.theirs(nn.Flatten(), Ball("linf", 0.1), 4, False, 0, four, y)
+    # Their own: (z_target - z_y) / (z_1 - (z_3 + z_4) / 2), the logits of each image sorted downwards.
+    torch.testing.assert_close(climbed[3], torch.tensor([-1.5 / (4.0 - 1.5), -2.5 / (3.0 + 0.25)]))
+
+
 def test_the_blockwise_loss_is_the_plain_one(tmp_path: Path) -> None:
     out = tmp_path / "contrastive_loss.json"
     words = ["--sizes", "1100", "--hard-fraction", "0.5", "--rounds", "2", "--json", str(out)]
