@@ -1,5 +1,6 @@
 """The search for every method's settings, on the validation split alone: one table of results/search/*/sweep.json."""
 
+from collections import Counter
 from pathlib import Path
 
 from anchor_robust import runs
@@ -22,10 +23,11 @@ def table() -> str:
         _, robust, interval, clean, _ = numbers(each, WHICH)
         settings = spelled(shortened(dict(sorted({**each["settings"], **beside}.items()))))
         lines.append(f"| {record['recipe']} | {settings} | {robust} {interval} | {clean} |")
+    counted = Counter(record["recipe"] for record, _ in tried)
     first, fixed = records[0]["combinations"][0], records[0]["settings"]
     told = (
         f"Accuracy in % on {first['validation_images']:,} held-out training images, under PGD-10 and clean, after "
         f"{fixed['optimise']['epochs']} epochs, seed 0; what is not named as the recipe had it before this search, lr "
-        "at 0.2."
+        f"at 0.2. Tries: {', '.join(f'{recipe} {number}' for recipe, number in counted.items())}."
     )
     return "\n".join([*lines, "", told])

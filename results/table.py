@@ -100,15 +100,15 @@ def note(where: Path) -> str:
     model, data = recipe["model"], record["data"]
     trained = [folder for folders in found(where).values() for folder in folders]
     processors = sorted({runs.read_json(folder / runs.ENVIRONMENT)["device"] for folder in trained})
-    return " ".join(
+    return "\n".join(
         (
-            f"Accuracy in % with its 95 % Wilson interval on {data['images']:,} {data['name']} test images;",
-            f"{'; '.join(attacks)}.",
-            f"{model['name']} of width {model['width']} ({environment['parameters']:,} parameters),",
-            f"{recipe['optimise']['epochs']} epochs, weights chosen on {recipe['validation']['images']:,} held-out",
-            "training images. Passes: forward-and-backward, of an image in one step. Minutes on 1 or 2 threads",
-            f"of {' or '.join(processors)}, with other work running beside it: compare passes, not minutes.",
-            paired(where),
+            f"* Accuracy in % with its 95 % Wilson interval on {data['images']:,} {data['name']} test images.",
+            *(f"* {attack}." for attack in attacks),
+            f"* {model['name']} of width {model['width']} ({environment['parameters']:,} parameters), "
+            f"{recipe['optimise']['epochs']} epochs, weights chosen on {recipe['validation']['images']:,} held-out "
+            "training images.",
+            "* Passes: forward-and-backward, of an image in one step. Minutes on 1 or 2 threads of "
+            f"{' or '.join(processors)}, with other work running beside it: compare passes, not minutes.",
         )
     )
 
@@ -116,20 +116,21 @@ def note(where: Path) -> str:
 def paired(where: Path) -> str:
     """ANCHOR against every other method, image by image, seed by seed."""
     ours = {seed(folder): folder for folder in seeds("anchor", where)}
-    sentences = []
+    lines = [f"| ANCHOR against | {' | '.join(HELD)} |", "|---" * (1 + len(HELD)) + "|"]
     for method, folders in found(where).items():
         pairs = [(ours[seed(folder)], folder) for folder in folders if seed(folder) in ours]
-        told = [f"{what} {counted}" for what in HELD if (counted := alone(what, pairs))]
-        if method != "anchor" and told:
-            sentences.append(f"{METHODS[method]}: {', '.join(told)}")
-    return f"McNemar's exact test, images held by ANCHOR alone : by the other alone. {'; '.join(sentences)}."
+        if method != "anchor" and pairs:
+            lines.append(f"| {METHODS[method]} | {' | '.join(alone(what, pairs) for what in HELD)} |")
+    told = "Images held by ANCHOR alone : by the other alone, and McNemar's exact test on them."
+    return "\n".join([*lines, "", told])
 
 
 def alone(what: str, pairs: Sequence[tuple[Path, Path]]) -> str:
-    """`12 : 34 (p = 0.01)` over pairs of runs; empty where one was not measured."""
+    """`12 : 34 (p = 0.01)` over pairs of runs, of those seeds where both were measured."""
     file, name = HELD[what]
-    if not pairs or not all((folder / file).exists() for pair in pairs for folder in pair):
-        return ""
+    pairs = [pair for pair in pairs if all((folder / file).exists() for folder in pair)]
+    if not pairs:
+        return "not yet"
     both = [[held(read(folder / file)[1], name) for folder in pair] for pair in pairs]
     first, second = (sum(int((a & ~b).sum()) for a, b in each) for each in (both, [pair[::-1] for pair in both]))
     p = mcnemar(first, second)
@@ -203,9 +204,9 @@ def told() -> list[str]:
     """What this folder's README says of the files."""
     first = HERE / FIRST
     return [
-        *(summary(HERE), in_full(HERE)),
+        *(summary(HERE), paired(HERE), in_full(HERE)),
         *("### The search for settings", search.table()),
-        *("### Before the search", summary(first), in_full(first)),
+        *("### Before the search", summary(first), paired(first), in_full(first)),
         *("### Before the search: AutoAttack's gradient attacks on more images", previews(first)),
         *("### Tries", tries()),
         *("### AutoAttack beside its authors' package", agreement.table()),
