@@ -114,8 +114,12 @@ def test_a_record_with_curves_is_not_lost_to_one_without(
     assert main(["evaluate", str(copied), "--attacks", "clean", "--curve", "steps", "--limit", "20"]) == 0
     assert (copied / runs.CARD).exists()
     assert main(["evaluate", str(copied), "--attacks", "clean", "--limit", "20"]) == 0
-    assert "kept" in capsys.readouterr().err
+    beside = copied / "evaluation-clean-linf-0.15-20.json"
+    told = capsys.readouterr().err
+    assert f"kept: {copied / runs.EVALUATION}" in told
+    assert f"next: anchor report {beside}" in told
     assert "curves" in runs.read_json(copied / runs.EVALUATION)
+    assert "curves" not in runs.read_json(beside), "what a run's record would lose is saved under a name of its own"
 
 
 @pytest.mark.parametrize(

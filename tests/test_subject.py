@@ -115,6 +115,11 @@ def test_a_factory_that_loads_itself_needs_no_file(net: Net, digits: data.ImageS
     assert found.about["source"] == f"{HERE}:Net.seeded"
 
 
+def test_a_class_without_weights_is_said_to_be_untrained(digits: data.ImageSet) -> None:
+    assert "as its constructor leaves it" in subject(model=f"{HERE}.Net").note
+    assert not subject(model=f"{HERE}:Net.seeded", model_args="seed=0").note
+
+
 def test_a_function_will_do(digits: data.ImageSet) -> None:
     found = subject(model=f"{HERE}:function", model_args="scale=1e1", normalize="0.5:0.25")
     x = digits.first(4).pixels(slice(None))
@@ -186,6 +191,8 @@ WRONG: dict[str, tuple[str, ...]] = {
     "evaluate": ("no model given", "--model"),
     "evaluate --model-args width=3": ("no model given",),
     f"evaluate --model {HERE}.Net": (f"{HERE}.Net (factory)", "--data and --normalize"),
+    "evaluate --data digits --normalize none --model resnet8": ("without weights", "evaluate FILE --model resnet8"),
+    FILE % "weights.pt --model resnet8 --model-args width=0": ("width 0 given; allowed: 1 or more channels",),
     FACTORY + "nonsense": ("built a str", "must build a torch.nn.Module"),
     FACTORY + "raising --model-args width=3": ("cannot be built with {'width': 3}", "RuntimeError: out of ideas"),
     FACTORY + "raising": ("cannot be built", "width"),

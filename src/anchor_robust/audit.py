@@ -118,7 +118,8 @@ def audit(
     if target and processes.first():
         save(target, record, measurement.outcomes, shown)
         ledger.close()
-        display.line(f"written: {target}; next: anchor report {target.parent if out is None else target}")
+        shows = subject.run if subject.run and target == subject.run / runs.EVALUATION else target
+        display.line(f"written: {target}; next: anchor report {shows}")
     return record
 
 
@@ -164,17 +165,17 @@ def destination(
     ball: Ball,
     display: Display,
 ) -> Path | None:
-    """Where the record goes: --out, else into the run, unless that holds numbers that this evaluation would lose."""
+    """Where the record goes: --out, else into the run, beside its record where that holds numbers of its own."""
     target = out or (run and run / runs.EVALUATION)
     if target is None:
         return None
     runs.check_writable(target)
     if out is None and target.exists() and not covered(runs.read_json(target), images, attacks, curves, ball):
-        display.line(
-            f"kept: {target}, of which this evaluation covers less: it is neither saved nor goes on after a stop; "
-            "--out FILE.json does both"
-        )
-        return None
+        # A name that the same command has again, so that it goes on there after a stop.
+        what = [*attacks, *(f"curve-{curve}" for curve in curves), ball.norm, f"{ball.eps:g}", str(images)]
+        beside = target.with_name(f"{target.stem}-{'-'.join(what)}.json")
+        display.line(f"kept: {target}, which holds other numbers; this evaluation goes to {beside.name}")
+        return beside
     return target
 
 

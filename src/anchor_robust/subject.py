@@ -1,6 +1,7 @@
 """From what the user names to a model under test, its images and its ball; nothing about a model is guessed."""
 
 import hashlib
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -173,6 +174,8 @@ def foreign(named: Named, device: torch.device) -> Subject:
     if not given and "mean" not in about:
         raise Refusal(f"{named} holds no normalisation; give it with --normalize: {allowed(shape[0])}")
     note = f"pixels are prepared as {huggingface.PREPROCESSOR} says: {steps(about)}" if "mean" in about else ""
+    if form == "factory" and inspect.isclass(models.factory(str(named.model))):
+        note = f"no weights given: {named} is measured as its constructor leaves it"
     if given:
         about |= {"mean": list(given[0]), "std": list(given[1])}
     # Where the network applies what its files told, nothing is left to do before it.
@@ -197,6 +200,11 @@ def check_said(named: Named, form: str) -> None:
     elif named.model_args or (named.model and form != "torch.export"):
         word = "--model-args" if named.model_args else f"--model {named.model}"
         raise Refusal(f"{word} given, but {named} is a whole {form} model; leave it out")
+    if named.source is None and named.model in models.BUILT_IN:
+        raise Refusal(
+            f"--model {named.model} given without weights, and it would be measured untrained; give them too: "
+            f"anchor evaluate FILE --model {named.model}"
+        )
     if form != "Hugging Face":
         needed["--normalize"] = named.normalize
     lacking = [option for option, value in needed.items() if value is None]

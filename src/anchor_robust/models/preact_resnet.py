@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .resnet import ACTIVATIONS, Activation, add_stages, pooled
+from .resnet import ACTIVATIONS, Activation, add_stages, channels_of, pooled
 
 
 class PreActBlock(nn.Module):
@@ -30,7 +30,7 @@ class PreActResNet(nn.Module):
     def __init__(self, blocks: Sequence[int], width: int, classes: int, channels: int, activation: Activation) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[activation]
-        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(channels, channels_of(width), 3, padding=1, bias=False)
         self.stages = [f"layer{stage + 1}" for stage in range(len(blocks))]
         last = add_stages(self, PreActBlock, blocks, width, activation)
         self.bn = nn.BatchNorm2d(last)

@@ -33,6 +33,13 @@ class BasicBlock(nn.Module):
         return self.activation(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
+def channels_of(width: int) -> int:
+    """`width`, before a layer of it warns of being empty."""
+    if width < 1:
+        raise Refusal(f"width {width} given; allowed: 1 or more channels")
+    return width
+
+
 def add_stages(
     network: nn.Module, block: type[nn.Module], blocks: Sequence[int], width: int, activation: Activation
 ) -> int:
@@ -40,8 +47,6 @@ def add_stages(
 
     Stage s has `width * 2**s` channels and, from the second on, half the resolution of the one before.
     """
-    if width < 1:
-        raise Refusal(f"width {width} given; allowed: 1 or more channels")
     width_in = width
     for stage, count in enumerate(blocks):
         width_out = width * 2**stage
@@ -56,7 +61,7 @@ class ResNet(nn.Module):
     def __init__(self, blocks: Sequence[int], width: int, classes: int, channels: int, activation: Activation) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[activation]
-        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(channels, channels_of(width), 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.stages = [f"layer{stage + 1}" for stage in range(len(blocks))]
         self.linear = nn.Linear(add_stages(self, BasicBlock, blocks, width, activation), classes)
