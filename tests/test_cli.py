@@ -208,8 +208,8 @@ WRONG: dict[str, tuple[str, ...]] = {
     "train digits-anchr": ("digits-anchr", "did you mean digits-anchor"),
     "train digits-anchor --optimise.lrr 1": ("optimise.lrr", "did you mean lr"),
     "train digits-anchor --optimize.lr 1": ("optimize", "did you mean optimise"),
-    "train digits-anchor --optimise.lr fast": ("optimise.lr", "float", "fast"),
-    "train digits-anchor --optimise.epochs 1.5": ("optimise.epochs", "int", "1.5"),
+    "train digits-anchor --optimise.lr fast": ("optimise.lr", "a number", "fast"),
+    "train digits-anchor --optimise.epochs 1.5": ("optimise.epochs", "a whole number", "1.5"),
     "train digits-anchor --optimise.epochs 0": ("optimise.epochs", "1 or more"),
     "train digits-anchor --objective.name ancor": ("ancor", "did you mean anchor"),
     "train digits-anchor --objective.temperature 0": ("temperature", "above 0"),
@@ -304,7 +304,7 @@ def test_our_own_fault_exits_1_with_one_line_and_debug_raises(
     def broken(name: str) -> None:
         raise ZeroDivisionError("in the depths")
 
-    monkeypatch.setattr("anchor_robust.recipe.explained", broken)
+    monkeypatch.setattr("anchor_robust.cli.explained.explained", broken)
     assert main(["recipes", "digits-anchor"]) == 1
     told = capsys.readouterr().err
     assert told.count("\n") == 1

@@ -331,8 +331,13 @@ def test_an_archive_with_another_checksum_is_refused(archive_server):
 
 def test_without_a_network_it_says_how_to_do_without(archive_server, monkeypatch):
     monkeypatch.setattr(cifar, "ARCHIVE", "http://127.0.0.1:9/cifar-10-python.tar.gz")  # nobody listens there
-    with pytest.raises(Refusal, match=r"could not be fetched.*--data-dir or ANCHOR_DATA"):
+    with pytest.raises(Refusal, match=r"could not be fetched.*no connection.*--data-dir or ANCHOR_DATA"):
         load("cifar10", "test")
+
+
+def test_arrays_for_tests_are_none_to_train_on():
+    with pytest.raises(Refusal, match=r"serves for tests alone; to train, give a FOLDER"):
+        load("mine.npz", "train")
 
 
 def test_a_long_error_of_the_download_is_told_in_one_line(releases, monkeypatch):

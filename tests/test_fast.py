@@ -243,6 +243,9 @@ def test_explaining_trains_nothing(
     assert "optimise.compile is never" in told
     assert "210 forward-and-backward passes" in told
     assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("anchor_robust.data.cifar.fetch", None)
+    assert main(["train", "cifar10-resnet8-anchor", "--explain", "--optimise.compile", "never"]) == 0
+    assert "an epoch: 191 steps" in capsys.readouterr().out, "CIFAR-10 is not fetched to be counted"
     assert main(["train", "digits-anchor", "--explain", "--out", "run"]) == 2
     assert "--explain takes a recipe" in capsys.readouterr().err
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from anchor_robust import data, models, objectives
 from anchor_robust.attacks import PGD
+from anchor_robust.cli.explained import explained
 from anchor_robust.errors import Refusal
 from anchor_robust.objectives import Learner, Objective, Step
 from anchor_robust.objectives.anchor import Anchor
-from anchor_robust.recipe import Attack, Recipe, built_in, explained, promise, settle
+from anchor_robust.recipe import Attack, Recipe, built_in, promise, settle
 from anchor_robust.settings import fraction
 from anchor_robust.threat import Ball
 
@@ -255,6 +256,23 @@ def test_an_unknown_setting_is_refused_with_the_nearest(key: str, meant: str | N
     assert (f"did you mean {meant}?" in message) if meant else ("did you mean" not in message)
 
 
+@pytest.mark.parametrize(
+    "key, meant",
+    (
+        ("epochs", "optimise.epochs"),
+        ("hardness", "objective.hardness"),
+        ("width", "model.width"),
+        ("steps", "attack.steps or validation.steps"),
+    ),
+)
+def test_a_setting_without_its_section_is_refused_with_it(key: str, meant: str) -> None:
+    assert refusal("digits-anchor", f"--{key}", "3").endswith(f"setting {key} is unknown; did you mean {meant}?")
+
+
+def test_a_setting_without_its_section_is_unknown_where_the_objective_is() -> None:
+    assert "did you mean" not in refusal("digits-anchor", "--objective.name", "absent", "--hardness", "3")
+
+
 def test_a_setting_of_an_objective_without_settings_is_refused() -> None:
     assert "objective.contrast is unknown; there is nothing to set here" in refusal(
         "digits-pgd-at", "--objective.contrast", "1"
@@ -277,6 +295,21 @@ def test_an_unknown_objective_or_model_is_refused_with_the_nearest(key: str, giv
 
 
 # --- wrong values ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "key, given, allowed",
+    (
+        ("objective.hardness", "banana", "a number, such as 0.5 or 8/255"),
+        ("optimise.epochs", "1.5", "a whole number"),
+        ("data.flip", "maybe", "true or false"),
+        ("threat.norm", "l1", "linf, l2"),
+        ("objective.views", "clean,adversarial", "a list of words, such as [a, b]"),
+        ("name", "[1]", "a word"),
+    ),
+)
+def test_a_value_of_another_type_is_refused_with_what_is_allowed(key: str, given: str, allowed: str) -> None:
+    assert refusal("digits-anchor", f"--{key}", given) == f"{key} {given} given; allowed: {allowed}"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from . import runs
 from .errors import Refusal, one_line
+from .lookup import nearest
 from .models import BUILT_IN, Classifier, LogitsOnly, backbone
 
 HEADER = "anchor"
@@ -162,8 +163,8 @@ def weights_file(source: str | Path) -> Path:
         if not path.is_file():
             raise Refusal(f"{source} holds no {runs.WEIGHTS}; give a run that anchor train has written")
     if not path.is_file():
-        names = ", ".join(shipped())
-        raise Refusal(f"{source} does not exist; give a run directory, a .safetensors file, a state dict or {names}")
+        kinds = "a run directory, a .safetensors file, a state dict, or the weights shipped with the package"
+        raise Refusal(f"{source} does not exist; give {kinds}{nearest(str(source), shipped())}")
     return path
 
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 import itertools
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,7 +18,7 @@ from .errors import Refusal, one_line
 from .lookup import nearest
 from .objectives import Objective
 from .optimise import Optimise
-from .settings import arguments, known, meaning, typed
+from .settings import arguments, known, typed
 from .threat import Ball
 
 
@@ -181,28 +181,6 @@ def promise(text: str) -> list[str]:
     return [line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())]
 
 
-def explained(source: str) -> str:
-    """A recipe as YAML with the meaning of every setting beside it, ready to be saved and changed."""
-    recipe = settle(source)
-    method = {"objective": [type(recipe.objective), objectives.Objective]}
-    backbone = {"model": [models.factory(recipe.model.name), Model]}
-    documents = {"": [Recipe]} | {name: [cls] for name, cls in SECTIONS.items()} | method | backbone
-    meanings = {name: meaning(parts) for name, parts in documents.items()}
-    lines = [f"# {line}" for line in promise(built_in().get(source, ""))]
-    for key, value in as_mapping(recipe).items():
-        if not isinstance(value, dict):
-            lines += ["", *comment(meanings[""].get(key)), f"{key}: {scalar(value)}"]
-            continue
-        lines += ["", f"{key}:"]
-        for name, setting in value.items():
-            lines += [f"  {line}" for line in (*comment(meanings[key].get(name)), f"{name}: {scalar(setting)}")]
-    return "\n".join(lines).lstrip("\n") + "\n"
-
-
-def comment(meaning: str | None) -> list[str]:
-    return [f"# {line}" for line in textwrap.wrap(meaning or "", 100)]
-
-
 def scalar(value: Any) -> str:
     """A value as YAML writes it on one line."""
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
@@ -261,7 +239,7 @@ def merge(mapping: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
 
 def from_mapping(mapping: Mapping[str, Any]) -> Recipe:
     """Check every key and type of a nested mapping and build the recipe."""
-    known("", mapping, [field.name for field in dataclasses.fields(Recipe)])
+    known("", mapping, [field.name for field in dataclasses.fields(Recipe)], within(mapping))
     sections = {name: typed(cls, section(mapping, name), name) for name, cls in SECTIONS.items()}
     model = dict(section(mapping, "model"))
     name = str(model.pop("name", "resnet18"))
@@ -279,6 +257,15 @@ def from_mapping(mapping: Mapping[str, Any]) -> Recipe:
     for search in (recipe.attack, recipe.validation):
         search.pgd(recipe.threat)  # refuses steps that no attack can take, before anything is trained
     return recipe
+
+
+def within(mapping: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
+    """What each section's settings are those of, as far as its `name` is one that is known."""
+    found: dict[str, Callable[..., Any]] = dict(SECTIONS)
+    for name, named in (("model", models.factory), ("objective", objectives.find)):
+        with suppress(Refusal, KeyError, TypeError):
+            found[name] = named(mapping[name]["name"])
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 import inspect
 import re
+import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin
 
 import docstring_parser
 import yaml
@@ -13,6 +14,7 @@ from .errors import Refusal, one_line
 from .lookup import nearest
 
 OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
+FAILED = re.compile(r'Parser key "(\w+)')
 FRACTION = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
 
 
@@ -35,9 +37,32 @@ def arguments(
     try:
         values = parser.parse_object({key: fraction(value) for key, value in mapping.items()})
     except ArgumentError as error:
-        message = one_line(error).replace('Parser key "', f'"{where}.' if where else '"')
-        raise Refusal(f"recipe: {message}") from error
+        found = FAILED.search(str(error))
+        if not found:
+            raise Refusal(f"recipe: {where}: {one_line(error)}") from error
+        key = found[1]
+        full, kind = f"{where}.{key}" if where else key, inspect.signature(make).parameters[key].annotation
+        raise Refusal(f"{full} {mapping[key]} given; allowed: {wanted(kind)}") from error
     return dict(values.as_dict())
+
+
+def wanted(kind: Any) -> str:
+    """A type in the words of who has to give a value of it."""
+    if get_origin(kind) is Literal:
+        return ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(wanted(each) for each in get_args(kind))
+    if get_origin(kind) in (tuple, list):
+        return "a list of words, such as [a, b]" if str in get_args(kind) else "a list of numbers, such as [1, 2]"
+    words = {
+        float: "a number, such as 0.5 or 8/255",
+        int: "a whole number",
+        bool: "true or false",
+        str: "a word",
+        dict: "names with values, such as {a: 1}",
+        types.NoneType: "null",
+    }
+    return words.get(get_origin(kind) or kind, str(kind))
 
 
 def settings_parser(make: Callable[..., Any], skip: Sequence[str]) -> ArgumentParser:
@@ -49,11 +74,19 @@ def settings_parser(make: Callable[..., Any], skip: Sequence[str]) -> ArgumentPa
     return parser
 
 
-def known(where: str, mapping: Mapping[str, Any], allowed: Sequence[str]) -> None:
+def known(
+    where: str,
+    mapping: Mapping[str, Any],
+    allowed: Sequence[str],
+    sections: Mapping[str, Callable[..., Any]] = types.MappingProxyType({}),
+) -> None:
+    """Refuse a key that is not `allowed`; the setting of one of the `sections` may be meant."""
     for key in mapping:
         if key not in allowed:
             full = f"{where}.{key}" if where else str(key)
-            raise Refusal(f"setting {full} is unknown{nearest(str(key), allowed)}")
+            meant = [f"{name}.{key}" for name, make in sections.items() if key in inspect.signature(make).parameters]
+            told = f"; did you mean {' or '.join(meant)}?" if meant else nearest(str(key), allowed)
+            raise Refusal(f"setting {full} is unknown{told}")
 
 
 def keywords(text: str) -> dict[str, Any]:

@@ -154,7 +154,10 @@ def own(named: Named, device: torch.device) -> Subject:
     model, header, recipe = carried(named)
     images = data.load(named.data or header["data"], "test", named.data_dir)
     if list(images.classes) != header["classes"]:
-        raise Refusal(f"{source} was trained on the classes of {header['data']}, not on those of {images.name}")
+        raise Refusal(
+            f"{images.name} has {listed(images.classes)}, and {source} knows {listed(header['classes'])}; "
+            "the images' classes must be the model's, in its order"
+        )
     ball = Ball(recipe["threat"]["norm"], recipe["threat"]["eps"])
     weights = digest(str(checkpoint.weights_file(source)))
     about = {"source": source, "recipe": recipe["name"], **header["model"], **weights}
@@ -186,6 +189,10 @@ def foreign(named: Named, device: torch.device) -> Subject:
         trial.check_steady(model, x, str(named))
     about = {"source": str(named), "format": form, **about, **(digest(named.source) if named.source else {})}
     return Subject(model, about, images, Ball("linf", PAPER_EPS), note=note)
+
+
+def listed(classes: Sequence[str]) -> str:
+    return f"{len(classes)} classes ({', '.join([*classes[:3], *(['...'] if len(classes) > 3 else [])])})"
 
 
 def steps(about: dict[str, Any]) -> str:

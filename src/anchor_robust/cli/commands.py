@@ -238,7 +238,8 @@ def number(option: str, given: object) -> float:
 
 
 def recipes(asked: argparse.Namespace) -> None:
-    from ..recipe import built_in, explained, promise
+    from ..recipe import built_in, promise
+    from .explained import explained
 
     if asked.recipe:
         print(explained(asked.recipe), end="")

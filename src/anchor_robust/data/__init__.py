@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from ..errors import Refusal
 from ..lookup import named
 from .arrays import arrays
 from .cifar import cifar10
 from .corruptions import CORRUPTIONS, corrupt
 from .digits import digits
 from .images import ImageSet, check_pixels, hold_out
-from .mapped import folder
+from .mapped import LAYOUT, folder
 
 READERS: dict[str, Callable[[str, str | Path | None], ImageSet]] = {"cifar10": cifar10, "digits": digits}
 NAMES = tuple(READERS)
@@ -36,4 +37,6 @@ def load(name: str, split: Literal["train", "test"], data_dir: str | Path | None
         return arrays(name)
     if name not in READERS and Path(name).is_dir():
         return folder(name, split)
-    return named("data set", name, READERS)(split, data_dir)
+    if name.endswith(".npz"):
+        raise Refusal(f"data set {name} given; an .npz serves for tests alone; to train, give a FOLDER: {LAYOUT}")
+    return named("data set (built in, or a folder of yours)", name, READERS)(split, data_dir)

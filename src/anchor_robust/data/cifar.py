@@ -75,6 +75,12 @@ def cifar10(split: str, data_dir: str | Path | None = None) -> ImageSet:
     )
 
 
+def blank() -> ImageSet:
+    """As many images as there are to train on, in black and white alone: for who only counts, and fetches nothing."""
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 32, 32).repeat(25_000, 1, 1, 1)
+    return ImageSet(images, torch.arange(50_000) % len(CLASSES), CLASSES, "cifar10", "train")
+
+
 def locate(data_dir: str | Path | None = None) -> Path:
     """The release's folder: in `data_dir` (or that folder itself), else in ANCHOR_DATA, else fetched once."""
     named = data_dir or os.environ.get("ANCHOR_DATA")
@@ -95,14 +101,16 @@ def fetch() -> Path:
     """Download and unpack the official archive into the user's cache, unless it is there already."""
     # Brings the network libraries along, which whoever has the data does not need.
     import pooch  # type: ignore[import-untyped] # ships no types
+    import requests
 
     cache = Path(pooch.os_cache("anchor-robust"))
     try:
         unpack = pooch.Untar(extract_dir=".")
         pooch.retrieve(ARCHIVE, f"md5:{ARCHIVE_MD5}", Path(ARCHIVE).name, cache, processor=unpack)
     except (OSError, ValueError) as error:  # no network, no space, or a wrong checksum
+        told = "no connection" if isinstance(error, requests.ConnectionError) else one_line(error)
         raise Refusal(
-            f"CIFAR-10 could not be fetched from {ARCHIVE} into {cache}: {one_line(error)}; "
+            f"CIFAR-10 could not be fetched from {ARCHIVE} into {cache}: {told}; "
             f"unpack it yourself and name its folder with --data-dir or ANCHOR_DATA"
         ) from error
     return cache / PYTHON
