@@ -1,18 +1,24 @@
 """Attacks that need more than a model and a ball, corruptions, and what goes into the record beside accuracies."""
 
+import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from anchor_robust import audit, data, load
+from anchor_robust import audit, data, load, runs
 from anchor_robust.attacks import EmbeddingAttack, Transfer
 from anchor_robust.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from anchor_robust.display import Display
 from anchor_robust.errors import Refusal
+from anchor_robust.evaluation import Ledger
 from anchor_robust.evaluation.protocols import pgd20
 from anchor_robust.report.card import card
+from anchor_robust.subject import Subject
 from anchor_robust.threat import Ball
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -36,7 +42,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_contextual_attacks_are_those_of_the_attacks_room(record: dict[str, Any]) -> None:
     model, sibling = load(DIGITS), load(SIBLING)
-    images, bank = data.load("digits", "test").first(LIMIT), data.load("digits", "train").first(audit.REFERENCES)
+    images, bank = data.load("digits", "test").first(LIMIT), data.sample(data.load("digits", "train"), audit.REFERENCES)
     x, y = images.pixels(slice(None)), images.labels
     references = (bank.pixels(slice(None)), bank.labels)
     attacks = {
@@ -52,6 +58,145 @@ def test_contextual_attacks_are_those_of_the_attacks_room(record: dict[str, Any]
         assert results[name]["accuracy"] == pytest.approx(held, abs=4 / LIMIT), "another start moves a few images"
         assert results[name]["accuracy"] < results["clean"]["accuracy"]
     assert results["transfer"]["accuracy"] > results["pgd20"]["accuracy"]
+
+
+def test_a_run_is_measured_on_arrays_with_all_that_needs_more(tmp_path: Path) -> None:
+    """The sibling is tried on the same file, and references come from what the model was trained on."""
+    arrays(tmp_path / "mine.npz")
+    record = audit.audit(
+        DIGITS,
+        ["clean", "transfer", "embedding-centroid"],
+        dataset=str(tmp_path / "mine.npz"),
+        transfer_from=SIBLING,
+        out=tmp_path / "record.json",
+        display=Display(),
+    )
+    assert [result["attack"] for result in record["results"]] == ["clean", "transfer", "embedding-centroid"]
+    assert record["transfer_from"]["source"] == SIBLING
+
+
+def arrays(path: Path, count: int = 30) -> None:
+    """The first digits as arrays of the user's own."""
+    test = data.load("digits", "test").first(count)
+    x = test.images.permute(0, 2, 3, 1).numpy()
+    np.savez(path, x=x, y=test.labels.numpy(), classes=np.array(test.classes))
+
+
+def test_another_sibling_does_not_go_on_where_the_first_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = set()
+
+    def stopped(*args: Any, ledger: Ledger, **more: Any) -> None:
+        ledger.open(data="the same")
+        files.add(ledger.path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(audit, "measure", stopped)
+    for sibling in (SIBLING, DIGITS, SIBLING):
+        with pytest.raises(KeyboardInterrupt):
+            audit.audit(
+                DIGITS, ["transfer"], limit=5, transfer_from=sibling, out=tmp_path / "r.json", display=Display()
+            )
+    assert len(files) == 2
+
+
+def test_a_function_whose_weights_nobody_sees_starts_anew() -> None:
+    images = data.load("digits", "test")
+    seen, unseen = (Subject(nn.Flatten(), about, images, BALL) for about in ({"sha256": "1", "source": "a"}, {}))
+    assert audit.identity(seen) == {"sha256": "1"}
+    assert audit.identity(unseen) != audit.identity(unseen)
+
+
+@pytest.mark.parametrize("taken", ("data", "card", "outcomes of the run"))
+def test_nothing_but_an_evaluation_is_written_over(taken: str, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(DIGITS, tmp_path / "run"))
+    arrays(tmp_path / "mine.npz")
+    (tmp_path / "notes.md").write_text("mine")
+    out = {
+        "data": tmp_path / "mine.json",
+        "card": tmp_path / "notes.json",
+        "outcomes of the run": run / "outcomes.json",
+    }
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(Refusal, match="would be written over; give another name"):
+        audit.audit(
+            str(run),
+            ["clean"],
+            limit=5,
+            dataset=str(tmp_path / "mine.npz") if taken == "data" else None,
+            out=out[taken],
+            display=Display(),
+        )
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_record_of_ones_own_name_may_be_measured_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        audit.audit(DIGITS, ["clean"], limit=5, out=tmp_path / "again.json", display=Display())
+
+
+ASKED: dict[str, Any] = {
+    "attacks": ("clean", "pgd20"),
+    "curves": (),
+    "ball": BALL,
+    "engine": "anchor",
+    "search": "float32",
+    "corruptions": False,
+}
+
+
+@pytest.mark.parametrize(
+    "change, covers",
+    (
+        ({}, True),
+        ({"images": 50}, False),
+        ({"attacks": ("pgd20",)}, False),
+        ({"attacks": ("clean", "pgd20", "fgsm")}, True),
+        ({"ball": Ball("linf", 0.1)}, False),
+        ({"search": "bf16"}, False),
+        ({"curves": ("eps",), "corruptions": True}, True),
+        ({"data": "mine"}, False),
+    ),
+)
+def test_what_a_run_holds_is_replaced_by_at_least_as_much(change: dict[str, Any], covers: bool) -> None:
+    images = data.load("digits", "test").first(change.pop("images", 360))
+    images = dataclasses.replace(images, name=change.pop("data", "digits"))
+    record = runs.read_json(Path(DIGITS) / runs.EVALUATION)
+    asked = audit.Asked(images, **ASKED | change)
+    assert asked.covers(record) == covers
+    assert not asked.covers(record | {"corruptions": []}) or asked.corruptions
+
+
+def test_the_name_of_an_evaluation_tells_it_from_others() -> None:
+    images = data.load("digits", "test")
+    changes: tuple[dict[str, Any], ...] = (
+        {},
+        {"attacks": ("clean",)},
+        {"curves": ("eps",)},
+        {"ball": Ball("l2", 0.15)},
+        {"ball": Ball("linf", 0.1)},
+        {"engine": "reference"},
+        {"search": "bf16"},
+        {"corruptions": True},
+    )
+    names = {audit.Asked(images, **ASKED | change).name() for change in changes}
+    assert len(names | {audit.Asked(images.first(9), **ASKED).name()}) == len(changes) + 1
+
+
+def test_references_hold_every_class_of_a_set_in_order() -> None:
+    train = data.load("digits", "train")
+    ordered = train.subset(train.labels.argsort())
+    rare = ordered.subset(torch.cat([torch.arange(170), torch.tensor([len(ordered) - 1])]))
+    few = data.sample(rare, 20)
+    assert len(few) <= 22
+    assert set(few.labels.tolist()) == set(rare.labels.tolist())
+
+
+def test_images_of_other_channels_than_the_models_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rgb.npz", x=np.zeros((20, 8, 8, 3), np.uint8), y=np.arange(20) % 10)
+    with pytest.raises(Refusal, match=r"rgb has images of 3 channels, and .* was trained on 1"):
+        audit.audit(DIGITS, dataset=str(tmp_path / "rgb.npz"), out=tmp_path / "r.json", display=Display())
 
 
 def test_the_sibling_serves_the_checks(record: dict[str, Any]) -> None:

@@ -309,7 +309,7 @@ def test_a_wrong_scale_is_seen_by_accuracy_where_no_batchnorm_is(honest, digits)
     honest.requires_grad_(False)
     for model, verdict in [(lambda x: honest(x), "pass"), (lambda x: honest.normalised(x), "warn")]:
         right = model(x).argmax(1) == y
-        assert inputs.normalised_once(model, x, y, right)["verdict"] == verdict
+        assert inputs.normalised_once(model, x, y, right, 100)["verdict"] == verdict
 
 
 def test_the_order_of_the_batch_is_seen_beyond_the_singles() -> None:

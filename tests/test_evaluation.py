@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 import anchor_robust
 from anchor_robust import evaluation
-from anchor_robust.attacks import APGD, PGD, Square
+from anchor_robust.attacks import APGD, PGD, Attack, Square
 from anchor_robust.errors import Refusal
 from anchor_robust.evaluation import PROTOCOLS, evaluate, measure
 from anchor_robust.intervals import wilson
@@ -382,6 +383,61 @@ def test_a_model_in_training_mode_is_measured_in_evaluation_mode() -> None:
     assert training == told(evaluate(model.eval(), x, y))
 
 
+def test_a_bound_method_is_measured_in_evaluation_mode_too() -> None:
+    model, x = ConvNet(), images()
+    y = truthful(model, x)
+    expected = told(evaluate(model, x, y))
+    model.train()
+    assert told(evaluate(model.forward, x, y)) == expected
+    assert model.norm.running_mean.eq(0).all(), "an attack or a verdict moved the statistics"
+
+
+def test_the_batch_size_bounds_every_pass_the_checks_included() -> None:
+    model, x = ConvNet(), images(60)
+    y, longest = truthful(model, x, 3), 0
+
+    def noted(x: Tensor) -> Tensor:
+        nonlocal longest
+        longest = max(longest, len(x))
+        return model(x)
+
+    model.eval()
+    record = evaluate(noted, x, y, ball=Ball("linf", 0.05), batch_size=16)
+    assert longest == 16
+    assert {check["name"] for check in record["checks"] if check["verdict"] != "skip"} > {"stronger than noise"}
+
+
+def test_checks_do_not_throw_away_what_a_graph_cut_off_has_left() -> None:
+    model, x = ConvNet().eval(), images()
+    y = truthful(model, x)
+    record = evaluate(lambda x: model(x.detach()), x, y, ("clean", "noise"))
+    assert [result["attack"] for result in record["results"]] == ["clean", "noise"]
+    assert {check["name"]: check["verdict"] for check in record["checks"]}["gradients reach the pixels"] == "warn"
+
+
+def test_at_eps_0_the_checks_have_nothing_to_attack() -> None:
+    model, x = ConvNet(), images()
+    record = evaluate(model, x, truthful(model, x), ("clean", "noise"), ball=Ball("linf", 0))
+    assert record["results"][0]["accuracy"] == record["results"][1]["accuracy"]
+    skipped = [check["detail"] for check in record["checks"] if check["verdict"] == "skip"]
+    assert "at eps 0 nothing is attacked" in skipped
+
+
+def test_no_answer_is_nobodys_class() -> None:
+    """An image whose logits turn to NaN under attack is not held, whatever its label."""
+    model, x = ConvNet(), torch.rand(40, 3, 6, 6, generator=torch.Generator().manual_seed(0)).mul(255).round().div(255)
+    y = truthful(model, x, 0)
+
+    def brittle(x: Tensor) -> Tensor:
+        levels = ((x * 255).round() / 255 - x).abs().flatten(1).amax(1) < 1e-4
+        return torch.where(levels[:, None], model(x), torch.nan)
+
+    model.eval()
+    measured = measure(brittle, x, y, ("clean", "noise"), ball=Ball("linf", 0.01))
+    assert [result["accuracy"] for result in measured.record["results"]] == [1, 0]
+    assert set(measured.outcomes["prediction_noise"]) == {-1}
+
+
 def test_all_is_computed_in_float32() -> None:
     model, x = ConvNet(), images()
     y = truthful(model, x)
@@ -426,6 +482,34 @@ def test_labels_of_any_integer_type_will_do(dtype: torch.dtype) -> None:
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Mine(Attack):
+    """Changes nothing; as a mutable dataclass it has no hash."""
+
+    ball: Ball
+
+    def search(self, model: Any, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        return x
+
+
+def test_an_attack_of_ones_own_stands_beside_the_protocol_of_its_name() -> None:
+    model, x, y = linear_model("linf", 0.031, [0.5, 2.0])
+    mine = Square(Ball("linf", 1e-4), queries=5)
+    record = evaluate(model, x, y, ("clean", mine, Mine(Ball("linf", 0.1)), "square", mine), checks=False)
+    assert [(result["attack"], result["eps"]) for result in record["results"]] == [
+        ("clean", None),
+        ("square-2", 1e-4),
+        ("mine", 0.1),
+        ("square", 0.031),
+    ]
+
+
+def test_the_class_of_an_attack_is_none() -> None:
+    model, x, y = linear_model("linf", 0.031, [0.5, 2.0])
+    with pytest.raises(Refusal, match="allowed: a name, or an attack with its ball"):
+        evaluate(model, x, y, ("clean", PGD))  # type: ignore[arg-type] # the mistake itself
 
 
 def test_an_unknown_attack_is_refused_with_the_known_ones() -> None:

@@ -111,8 +111,10 @@ def test_a_built_in_architecture_takes_arguments(digits: data.ImageSet, tmp_path
 def test_a_factory_that_loads_itself_needs_no_file(net: Net, digits: data.ImageSet) -> None:
     found = subject(model=f"{HERE}:Net.seeded", model_args="seed=0")
     same_logits(found, net, digits)
-    assert "sha256" not in found.about
     assert found.about["source"] == f"{HERE}:Net.seeded"
+    other = subject(model=f"{HERE}:Net.seeded", model_args="seed=1")
+    assert found.about["sha256"] != other.about["sha256"], "a stopped evaluation would go on with other weights"
+    assert found.about["sha256"] == subject(model=f"{HERE}:Net.seeded", model_args="seed=0").about["sha256"]
 
 
 def test_a_class_without_weights_is_said_to_be_untrained(digits: data.ImageSet) -> None:
@@ -125,6 +127,7 @@ def test_a_function_will_do(digits: data.ImageSet) -> None:
     x = digits.first(4).pixels(slice(None))
     torch.testing.assert_close(found.model(x), 10 * ((x - 0.5) / 0.25).flatten(1)[:, :10])
     assert (found.about["mean"], found.about["std"]) == ([0.5], [0.25])
+    assert "sha256" not in found.about
 
 
 def test_torchscript(net: Net, digits: data.ImageSet, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as npst
 from torch import Tensor
 
 from anchor_robust.errors import Refusal
-from anchor_robust.threat import Ball
+from anchor_robust.threat import Ball, Norm
 
 BALLS = [Ball("linf", 8 / 255), Ball("l2", 0.5)]
 balls = pytest.mark.parametrize("ball", BALLS, ids=lambda ball: ball.norm)
@@ -96,6 +96,15 @@ def test_random_points_stay_in_the_box_and_follow_the_generator(ball) -> None:
     assert first.equal(again)
     assert not first.equal(other)
     assert torch.get_rng_state().equal(before)
+
+
+@pytest.mark.parametrize("norm", ("linf", "l2"))
+def test_a_gradient_that_is_no_number_moves_nothing(norm: Norm) -> None:
+    gradient = torch.tensor([[torch.nan, torch.nan], [torch.nan, 3.0], [torch.inf, 1.0]])
+    step = Ball(norm, 0.5).steepest_step(gradient, 0.1)
+    assert step[0].tolist() == [0, 0]
+    assert step[1].tolist() == pytest.approx([0, 0.1])
+    assert step.isfinite().all()
 
 
 def test_steepest_step_is_sign_or_unit_gradient() -> None:

@@ -4,7 +4,10 @@ outcomes.npz is written first and evaluation.json holds its digest, so that a pa
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import uuid
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +16,20 @@ import torch
 
 from . import data, environment, processes, runs
 from .attacks import EmbeddingAttack, Transfer
+from .data import ImageSet
 from .display import Display
 from .errors import Refusal
-from .evaluation import PROTOCOLS, Engine, Ledger, Model, Precision, known_attacks, known_curves, measure
+from .evaluation import PROTOCOLS, Engine, Ledger, Precision, known_attacks, known_curves, measure
 from .evaluation.corrupted import corrupted
-from .evaluation.protocols import Planned, alone, pgd20
+from .evaluation.protocols import REFERENCE, Planned, alone, pgd20
+from .evaluation.reference import NAME
 from .exhibit import Exhibit, exhibit
 from .models import LogitsOnly
 from .report.card import card
 from .subject import Named, Subject, ball_asked, under_test
 from .threat import Ball, Norm
 
+Say = Callable[[str], None]
 Arrays = Mapping[str, np.ndarray]
 REFERENCES = 1000  # training images that attacks on the embedding measure themselves by
 
@@ -71,14 +77,16 @@ def audit(
     if transfer_from is None and "transfer" in attacks:
         raise Refusal("attack transfer needs --transfer-from RUN, the run whose adversarials are tried on the model")
     images = subject.images.first(min(limit or len(subject.images), len(subject.images)))
-    sibling = transfer_from and under_test(Named(transfer_from, data=images.name, data_dir=data_dir), device).model
+    known = Named(transfer_from, data=dataset or images.name, data_dir=data_dir)
+    sibling = under_test(known, device) if transfer_from else None
     planned = [in_context(attack, subject, sibling, ball, data_dir) for attack in attacks]
-    target = destination(subject.run, out, len(images), attacks, curves, ball, display)
+    asked = Asked(images, attacks, curves, ball, engine, search, corruptions)
+    target = destination(subject.run, out, asked, (source, dataset), display.line)
     on_device = images.to(device)
     around = environment.describe(device)
     determining = {key: value for key, value in around.items() if key not in ("command", "platform")}
-    weights = {key: value for key, value in subject.about.items() if key != "source"}
-    ledger = Ledger(target, {"model": weights, "environment": determining}, display.line)
+    others = {"sibling": identity(sibling)} if sibling else {}
+    ledger = Ledger(target, {"model": identity(subject), **others, "environment": determining}, display.line)
     try:
         measurement = measure(
             subject.model,
@@ -92,7 +100,7 @@ def audit(
             search=search,
             curves=curves,
             checks=True,
-            sibling=sibling or None,
+            sibling=sibling.model if sibling else None,
             classes=images.classes,
             bar=display.bar,
             ledger=ledger,
@@ -112,6 +120,7 @@ def audit(
         **measurement.record,
         "model": subject.about,
         "data": {"name": images.name, "split": images.split, "images": len(images), "sha256": images.sha256},
+        **({"transfer_from": sibling.about} if sibling else {}),
         "classes": list(images.classes),
         "environment": around,
     }
@@ -123,17 +132,23 @@ def audit(
     return record
 
 
+def identity(subject: Subject) -> dict[str, Any]:
+    """What decides a model's answers. Where its weights cannot be seen, it is never the same as another time."""
+    seen = {} if "sha256" in subject.about else {"unseen": uuid.uuid4().hex}
+    return {key: value for key, value in subject.about.items() if key != "source"} | seen
+
+
 def in_context(
-    attack: str, subject: Subject, sibling: Model | str | None, ball: Ball, data_dir: str | None
+    attack: str, subject: Subject, sibling: Subject | None, ball: Ball, data_dir: str | None
 ) -> str | Planned:
     """The attacks that need more than a model and a ball, with what they need; other names as they are."""
-    if attack == "transfer" and callable(sibling):
-        return Planned(attack, "PGD-20 (transferred)", alone(Transfer(sibling, pgd20(ball))))
+    if attack == "transfer" and sibling:
+        return Planned(attack, "PGD-20 (transferred)", alone(Transfer(sibling.model, pgd20(ball))))
     if not attack.startswith("embedding-"):
         return attack
     if not isinstance(subject.model, LogitsOnly):
         raise Refusal(f"attack {attack} given; it needs the embedding of a model that anchor train has written")
-    references = data.load(subject.images.name, "train", data_dir).first(REFERENCES).to(subject.model.device)
+    references = data.sample(data.load(subject.trained_on, "train", data_dir), REFERENCES).to(subject.model.device)
     search = EmbeddingAttack(
         pgd20(ball),
         subject.model.embed,
@@ -147,47 +162,106 @@ def in_context(
 
 def save(target: Path, record: dict[str, Any], outcomes: Arrays, shown: Exhibit | None) -> None:
     """Write outcomes and pictures, then the record with their digests, then its card."""
-    own_name = target.name == runs.EVALUATION
-    record["outcomes"] = kept(target.with_name(runs.OUTCOMES if own_name else f"{target.stem}.npz"), outcomes)
+    beside, pictures, told = beside_of(target)
+    record["outcomes"] = kept(beside, outcomes)
     if shown:
-        pictures = target.with_name(runs.PICTURES if own_name else f"{target.stem}-{runs.PICTURES}")
         record["pictures"] = kept(pictures, shown.arrays) | shown.facts
     runs.write_json(target, record)
-    runs.write_text(target.with_name(runs.CARD if own_name else f"{target.stem}.md"), card(record))
+    runs.write_text(told, card(record))
 
 
-def destination(
-    run: Path | None,
-    out: Path | None,
-    images: int,
-    attacks: Sequence[str],
-    curves: Sequence[str],
-    ball: Ball,
-    display: Display,
-) -> Path | None:
-    """Where the record goes: --out, else into the run, beside its record where that holds numbers of its own."""
+@dataclass(frozen=True)
+class Asked:
+    """What an evaluation is to measure."""
+
+    images: ImageSet
+    attacks: Sequence[str]
+    curves: Sequence[str]
+    ball: Ball
+    engine: Engine
+    search: Precision
+    corruptions: bool
+
+    def name(self) -> str:
+        """A file name that the same command has again, so that it goes on there after a stop."""
+        special = {
+            "bf16": self.search == "bf16",
+            "reference": self.engine == "reference",
+            "corrupted": self.corruptions,
+        }
+        what = [*self.attacks, *(f"curve-{curve}" for curve in self.curves), *(key for key in special if special[key])]
+        where = [Path(self.images.name).name, self.ball.norm, f"{self.ball.eps:g}", str(len(self.images))]
+        return f"evaluation-{'-'.join([*what, *where])}.json"
+
+    def covers(self, record: dict[str, Any]) -> bool:
+        """Whether this measures again, at least as well, all that a record holds."""
+        try:
+            about, results = record["data"], record["results"]
+            held = [(result["attack"], result["norm"], result["eps"], result.get("engine")) for result in results]
+            same = (about["name"], about["split"]) == (self.images.name, self.images.split)
+            fewer = about["images"] <= len(self.images)
+        except (KeyError, TypeError):
+            return True  # no record of ours: nothing is lost
+        exact = self.search == "float32" or all(result.get("search") == "bf16" for result in results if result["norm"])
+        measured = {self.result(attack) for attack in self.attacks}
+        curves, corruptions = set(record.get("curves", {})), "corruptions" in record
+        return (
+            same
+            and fewer
+            and exact
+            and set(held) <= measured
+            and curves <= set(self.curves)
+            and corruptions <= self.corruptions
+        )
+
+    def result(self, attack: str) -> tuple[str, str | None, float | None, str | None]:
+        """What tells a result from others: the attack, its ball and whose code it is."""
+        if attack == "clean":
+            return attack, None, None, None
+        theirs = self.engine == "reference" and attack in REFERENCE
+        return attack, self.ball.norm, self.ball.eps, NAME if theirs else "anchor"
+
+
+def destination(run: Path | None, out: Path | None, asked: Asked, own: Sequence[str | None], say: Say) -> Path | None:
+    """Where the record goes: --out, else into the run, beside its record where that holds numbers of its own.
+
+    Raises Refusal where what lies beside the record would be written over a file that is not an evaluation's; `own` are
+    the files that this one reads.
+    """
     target = out or (run and run / runs.EVALUATION)
     if target is None:
         return None
     runs.check_writable(target)
-    if out is None and target.exists() and not covered(runs.read_json(target), images, attacks, curves, ball):
-        # A name that the same command has again, so that it goes on there after a stop.
-        what = [*attacks, *(f"curve-{curve}" for curve in curves), ball.norm, f"{ball.eps:g}", str(images)]
-        beside = target.with_name(f"{target.stem}-{'-'.join(what)}.json")
-        display.line(f"kept: {target}, which holds other numbers; this evaluation goes to {beside.name}")
+    if out is None and target.exists() and not asked.covers(runs.read_json(target)):
+        beside = target.with_name(asked.name())
+        say(f"kept: {target}, which holds other numbers; this evaluation goes to {beside.name}")
         return beside
+    reserved = (runs.OUTCOMES, runs.PICTURES, runs.CARD)
+    outcomes, _, told = sides = beside_of(target)
+    read = {Path(word).resolve() for word in own if word}
+    for side in sides:
+        taken = side.resolve() in read or (target.name != runs.EVALUATION and side.name in reserved)
+        if taken or (side == outcomes and foreign(side)) or (side == told and side.exists() and not target.exists()):
+            raise Refusal(f"--out {target} given, and {side} would be written over; give another name")
     return target
 
 
-def covered(record: dict[str, Any], images: int, attacks: Sequence[str], curves: Sequence[str], ball: Ball) -> bool:
-    """Whether `attacks` and `curves` on `images` images in `ball` measure again all that a record holds."""
+def beside_of(target: Path) -> tuple[Path, Path, Path]:
+    """Outcomes, pictures and card of the record `target`."""
+    if target.name == runs.EVALUATION:
+        return target.with_name(runs.OUTCOMES), target.with_name(runs.PICTURES), target.with_name(runs.CARD)
+    return target.with_suffix(".npz"), target.with_name(f"{target.stem}-{runs.PICTURES}"), target.with_suffix(".md")
+
+
+def foreign(path: Path) -> bool:
+    """Whether there is such a file, and it does not hold outcomes."""
+    if not path.exists():
+        return False
     try:
-        held = [(result["attack"], result["norm"], result["eps"]) for result in record["results"]]
-        fewer = record["data"]["images"] <= images
-    except (KeyError, TypeError):
-        return True  # no record of ours: nothing is lost
-    planned = {("clean", None, None) if attack == "clean" else (attack, ball.norm, ball.eps) for attack in attacks}
-    return fewer and set(held) <= planned and set(record.get("curves", {})) <= set(curves)
+        with np.load(path) as held:
+            return "clean_prediction" not in held.files
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return True
 
 
 def kept(path: Path, arrays: Arrays) -> dict[str, str]:

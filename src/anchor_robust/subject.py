@@ -49,7 +49,8 @@ class Named:
 class Subject:
     """The model under test, from pixels in [0, 1] to logits, what is known of it, and the test images it belongs to.
 
-    `run` is the run directory that the model comes from, if it comes from one; `note` is what its user should know.
+    `run` is the run directory that the model comes from, if it comes from one; `note` is what its user should know;
+    `trained_on` names the data set of a model of ours.
     """
 
     model: nn.Module
@@ -58,6 +59,7 @@ class Subject:
     ball: Ball
     run: Path | None = None
     note: str = ""
+    trained_on: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,12 @@ def own(named: Named, device: torch.device) -> Subject:
     source = str(named.source)
     model, header, recipe = carried(named)
     images = data.load(named.data or header["data"], "test", named.data_dir)
+    channels = images.images.shape[1]
+    if channels != header["shape"][0]:
+        raise Refusal(
+            f"{images.name} has images of {channels} channels, and {source} was trained on {header['shape'][0]}; "
+            "convert the images"
+        )
     if list(images.classes) != header["classes"]:
         raise Refusal(
             f"{images.name} has {listed(images.classes)}, and {source} knows {listed(header['classes'])}; "
@@ -161,7 +169,10 @@ def own(named: Named, device: torch.device) -> Subject:
     ball = Ball(recipe["threat"]["norm"], recipe["threat"]["eps"])
     weights = digest(str(checkpoint.weights_file(source)))
     about = {"source": source, "recipe": recipe["name"], **header["model"], **weights}
-    return Subject(model.to(device), about, images, ball, Path(source) if Path(source).is_dir() else None)
+    shape, trained = list(images.images.shape[2:]), header["shape"][1:]
+    run = Path(source) if Path(source).is_dir() else None
+    note = "" if shape == trained else f"images are {shape}, and {source} was trained on {trained}"
+    return Subject(model.to(device), about, images, ball, run, note, header["data"])
 
 
 def foreign(named: Named, device: torch.device) -> Subject:
@@ -187,7 +198,8 @@ def foreign(named: Named, device: torch.device) -> Subject:
     trial.check_logits(model, x, len(images.classes), str(named))
     if form in formats.PROGRAMS:
         trial.check_steady(model, x, str(named))
-    about = {"source": str(named), "format": form, **about, **(digest(named.source) if named.source else {})}
+    weights = digest(named.source) if named.source else digest_of(network)
+    about = {"source": str(named), "format": form, **about, **weights}
     return Subject(model, about, images, Ball("linf", PAPER_EPS), note=note)
 
 
@@ -266,6 +278,16 @@ def allowed(channels: int) -> str:
     return (
         f"none (the model takes pixels in [0, 1]), cifar10, or {channels} means:{channels} deviations such as {numbers}"
     )
+
+
+def digest_of(network: Any) -> dict[str, str]:
+    """SHA-256 of a module's tensors, by name; nothing of what is no module, whose numbers cannot be seen."""
+    if not isinstance(network, nn.Module):
+        return {}
+    total = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        total.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return {"sha256": total.hexdigest()}
 
 
 def digest(source: str) -> dict[str, str]:

@@ -112,7 +112,8 @@ def _length(delta: Tensor) -> Tensor:
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Each image of vectors [n ...] at Euclidean length 1, and 0 where it is 0."""
+    """Each image of vectors [n ...] at Euclidean length 1, and 0 where it is 0; what is not finite counts as 0."""
+    vectors = vectors.nan_to_num(0.0, 0.0, 0.0)
     # By the largest entry first: the squares of a saturated model's gradients (1e-25) would underflow to 0.
     tiny = torch.finfo(vectors.dtype).tiny
     scaled = vectors / per_image(vectors.flatten(1).abs().amax(1).clamp_min(tiny), vectors)

@@ -18,8 +18,9 @@ def forward_and_back(model: Model, x: Tensor, loss: Callable[[Tensor], Tensor]) 
     x = x.detach().requires_grad_()
     logits = model(x)
     losses = loss(logits)
-    if not losses.requires_grad:
+    # Summed: the mean divides every image's gradient by n, and small ones would underflow to a step of 0. What requires
+    # a gradient may be parameters that a function has closed over, and not the images.
+    gradient = torch.autograd.grad(losses.sum(), x, allow_unused=True)[0] if losses.requires_grad else None
+    if gradient is None:
         raise Refusal("the model's logits carry no gradient to its input; remove no_grad, detach or argmax inside it")
-    # Summed: the mean divides every image's gradient by n, and small ones would underflow to a step of 0.
-    gradient = torch.autograd.grad(losses.sum(), x)[0]
     return logits.detach(), losses.detach(), gradient

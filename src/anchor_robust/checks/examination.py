@@ -33,6 +33,7 @@ def run(
     sibling: Model | None = None,
     generator: torch.Generator | None = None,
     images: int = 100,
+    batch_size: int = 500,
 ) -> list[Finding]:
     """What speaks for and against the robust accuracy of `model` on images x [n c h w] in [0, 1] with labels y [n].
 
@@ -49,6 +50,7 @@ def run(
             among them count as such beside the checks' own PGD, and "square" in place of the checks' own Square.
         sibling: Another model of the same classes, best of the same data, from which attacks are transferred.
         generator: Decides the images and all starts; without one a fresh one, seeded with 0.
+        batch_size: Images that pass through the model at a time, at most.
         images: How many to work on. With fewer than 20 that the model classifies rightly, attacks are not compared.
 
     Returns entries of `checks` in evaluation.json: name, verdict (pass, warn or skip) and detail, a sentence.
@@ -56,6 +58,7 @@ def run(
     generator = generator or torch.Generator(x.device).manual_seed(0)
     chosen = torch.randperm(len(x), generator=generator, device=generator.device)[: 2 * images].to(x.device)
     x, y = x[chosen].detach().float(), y[chosen].to(x.device, torch.long)
+    together = min(images, batch_size)
     found = {name: torch.as_tensor(outcome).to(x.device)[chosen] for name, outcome in (held or {}).items()}
     with (
         torch.inference_mode(False),
@@ -63,23 +66,23 @@ def run(
         torch.autocast(x.device.type, enabled=False),
         frozen(model),
     ):
-        before, first, again = outputs.state(model), passed(model, x, images), passed(model, x, images)
+        before, first, again = outputs.state(model), passed(model, x, together), passed(model, x, together)
         right = first.argmax(1) == y
         sample = right.nonzero().flatten()[:images]
         compared = compare_attacks(
-            Case(model, x[sample], y[sample], ball, generator),
+            Case(model, x[sample], y[sample], ball, generator, together),
             {name: outcome[sample] for name, outcome in found.items()},
             sibling,
         )
-        steady = outputs.repeatable([first, again, passed(model, x, images)])
+        steady = outputs.repeatable([first, again, passed(model, x, together)])
         return [
             steady,
             outputs.unchanged(before, outputs.state(model)),
             outputs.logits_not_probabilities(first),
-            outputs.independent_of_batch(model, x[:images], first[:images])
+            outputs.independent_of_batch(model, x[:together], first[:together])
             if steady["verdict"] == "pass"
             else skipped(outputs.ALONE, "the same batch gives other logits each time already"),
-            inputs.normalised_once(model, x, y, right),
+            inputs.normalised_once(model, x, y, right, together),
             *compared,
         ]
 
@@ -91,20 +94,26 @@ def passed(model: Model, x: Tensor, batch_size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Case:
-    """Images that the model classifies rightly, and what is to be withstood."""
+    """Images that the model classifies rightly, and what is to be withstood, `batch_size` at a time."""
 
     model: Model
     x: Tensor
     y: Tensor
     ball: Ball
     generator: torch.Generator
+    batch_size: int
+
+    def answers(self, x: Tensor) -> Tensor:
+        """The model's logits [n k]."""
+        return passed(self.model, x, self.batch_size)
 
     def attacked(self, attack: Attack) -> Tensor:
-        return attack(self.model, self.x, self.y, generator=self.generator)
+        batches = zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True)
+        return torch.cat([attack(self.model, x, y, generator=self.generator) for x, y in batches])
 
     def held(self, attack: Attack) -> Tensor:
         """Which images withstand the attack, bool [n]."""
-        return withstood(self.model, self.attacked(attack), self.y)
+        return withstood(self.answers, self.attacked(attack), self.y)
 
 
 def compare_attacks(case: Case, found: Mapping[str, Tensor], sibling: Model | None) -> list[Finding]:
@@ -119,15 +128,17 @@ def compare_attacks(case: Case, found: Mapping[str, Tensor], sibling: Model | No
         adversarials.AGAIN,
         adversarials.EIGHT_BITS,
     )
+    if not case.ball.eps:
+        return [skipped(name, "at eps 0 nothing is attacked") for name in names]
     if len(case.y) < FEWEST:
         few = f"only {len(case.y)} of the images are classified rightly; {FEWEST} are needed to compare attacks"
         return [skipped(name, few) for name in names]
-    steep = gradients.steepness(case.model, case.x, case.y)
+    steep = gradients.steepness(case.model, case.x, case.y, case.batch_size)
     reach = gradients.reach_pixels(steep)
     if steep is None:
         return [reach, *(skipped(name, "there is no gradient to attack with") for name in names[1:])]
     climbed = case.attacked(climb(case.ball))
-    held = withstood(case.model, climbed, case.y)
+    held = withstood(case.answers, climbed, case.y)
     wide = strength.wide(case.ball, case.x)
     # What the evaluation broke by gradients counts as broken, even if these few steps do not.
     by_gradient = [held, *(outcome for name, outcome in found.items() if not name.startswith(OTHER_WAYS))]
@@ -145,8 +156,8 @@ def compare_attacks(case: Case, found: Mapping[str, Tensor], sibling: Model | No
         strength.stronger_than_noise(standing, case.held(Noise(case.ball, DRAWS))),
         strength.stronger_than(strength.BLACK_BOX, "Square", standing, held_square),
         against_transfer(case, standing, sibling),
-        adversarials.hold_in_float32(case.model, case.ball, case.x[~held], case.y[~held], climbed[~held]),
-        adversarials.hold_in_8_bits(case.model, case.ball, case.y[~held], climbed[~held]),
+        adversarials.hold_in_float32(case.answers, case.ball, case.x[~held], case.y[~held], climbed[~held]),
+        adversarials.hold_in_8_bits(case.answers, case.ball, case.y[~held], climbed[~held]),
     ]
 
 
@@ -155,9 +166,8 @@ def climb(ball: Ball, loss: Loss = "ce") -> PGD:
     return PGD(ball, STEPS, ball.eps / 8, start="none", loss=loss)
 
 
-@torch.no_grad()
 def loss(case: Case, x_adv: Tensor) -> Tensor:
-    return strength.precise_loss(case.model(x_adv), case.y)
+    return strength.precise_loss(case.answers(x_adv), case.y)
 
 
 def against_transfer(case: Case, standing: Tensor, sibling: Model | None) -> Finding:

@@ -1,6 +1,6 @@
 """Whether the gradients that an attack follows are there."""
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,17 +22,17 @@ UNDERFLOW = 1e-30
 AHEAD = 0.10
 
 
-def steepness(model: Model, x: Tensor, y: Tensor) -> dict[str, Tensor] | None:
+def steepness(model: Model, x: Tensor, y: Tensor, batch_size: int) -> dict[str, Tensor] | None:
     """Per image, [n]: the largest entry of the gradient of each loss; None if the model lets none through."""
-    losses: dict[str, Callable[[Tensor], Tensor]] = {
-        "ce": lambda logits: cross_entropy(logits, y),
-        "margin": lambda logits: margin(logits, y),
-    }
-    try:
-        gradients = {name: forward_and_back(model, x, loss)[2] for name, loss in losses.items()}
-    except Refusal:
-        return None
-    return {name: gradient.flatten(1).abs().amax(1) for name, gradient in gradients.items()}
+    steep: dict[str, list[Tensor]] = {"ce": [], "margin": []}
+    for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        for name, loss in (("ce", cross_entropy), ("margin", margin)):
+            try:
+                gradient = forward_and_back(model, images, partial(loss, y=labels))[2]
+            except Refusal:
+                return None
+            steep[name].append(gradient.flatten(1).abs().amax(1))
+    return {name: torch.cat(batches) for name, batches in steep.items()}
 
 
 def reach_pixels(steep: dict[str, Tensor] | None) -> Finding:

@@ -19,12 +19,12 @@ MISFIT = 0.2
 BETTER = 4
 
 
-def normalised_once(model: Model, x: Tensor, y: Tensor, right: Tensor) -> Finding:
+def normalised_once(model: Model, x: Tensor, y: Tensor, right: Tensor, batch_size: int) -> Finding:
     """Does another scale suit the model better than that of x [n c h w], of which it classifies `right` [n] rightly?"""
-    accuracy, misfit = right.double().mean().item(), look(model, x)[1]
+    accuracy, misfit = right.double().mean().item(), look(model, x, batch_size)[1]
     for change, rescaled in scales(x).items():
         try:
-            predictions, other_misfit = look(model, rescaled)
+            predictions, other_misfit = look(model, rescaled, batch_size)
         except Exception as error:  # a model that refuses other pixels than [0, 1] has settled the question
             return skipped(NORMALISED, f"the model takes no pixels outside [0, 1] ({one_line(error)})")
         now = predictions == y
@@ -57,7 +57,7 @@ def scales(x: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def look(model: Model, x: Tensor) -> tuple[Tensor, float]:
+def look(model: Model, x: Tensor, batch_size: int) -> tuple[Tensor, float]:
     """Predictions [n], and how far what reaches the first BatchNorm is from its statistics (NaN without one)."""
     module = module_behind(model)
     norms = [] if module is None else [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
@@ -69,7 +69,7 @@ def look(model: Model, x: Tensor) -> tuple[Tensor, float]:
 
     hooks = [norm.register_forward_pre_hook(listen) for norm in norms]
     try:
-        predictions = torch.cat([model(images).argmax(1) for images in x.split(100)])
+        predictions = torch.cat([model(images).argmax(1) for images in x.split(batch_size)])
     finally:
         for hook in hooks:
             hook.remove()

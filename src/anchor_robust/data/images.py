@@ -119,6 +119,14 @@ def hold_out(train: ImageSet, images: int, seed: int = 0) -> tuple[ImageSet, Ima
     return train.subset(rest.nonzero().flatten().to(train.images.device)), train.subset(held, "validation")
 
 
+def sample(whole: ImageSet, images: int) -> ImageSet:
+    """About `images` images, or all if there are fewer: classes keep their shares, and each that has one is there."""
+    chosen = stratified(whole.labels, min(images, len(whole)), 0)
+    absent = [label for label in whole.labels.unique() if not (whole.labels[chosen] == label).any()]
+    first = [int((whole.labels == label).nonzero()[0]) for label in absent]
+    return whole.subset(torch.cat([chosen, chosen.new_tensor(first)]).sort().values)
+
+
 def stratified(labels: Tensor, count: int, seed: int) -> Tensor:
     """Indices, ascending, of a random choice in which classes keep their shares; on the labels' device."""
     of = labels.cpu()

@@ -17,7 +17,7 @@ from ..errors import Refusal
 from ..threat import Ball
 from .course import Bar, Course, Endured, silent_bar
 from .curves import known_curves, points
-from .protocols import PAPER_EPS, Engine, Planned, known_attacks, plan
+from .protocols import PAPER_EPS, Engine, Planned, comparable, known_attacks, plan
 from .resuming import Ledger
 from .searching import Precision, compiled, laid_out, searched
 from .summaries import summary
@@ -130,8 +130,8 @@ def measure(
             }
         measurement = Measurement(record, outcomes)
         if checks and planned:
-            held = {each.name: outcomes[f"held_{each.name}"] for each in planned}
-            record["checks"] += examine(model, x, y, ball, held=held, sibling=sibling)
+            held = {each.name: outcomes[f"held_{each.name}"] for each in planned if comparable(each, ball)}
+            record["checks"] += examine(model, x, y, ball, held=held, sibling=sibling, batch_size=batch_size)
     return measurement
 
 

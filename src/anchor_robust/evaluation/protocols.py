@@ -1,7 +1,8 @@
 """Attacks by the names of `--attacks`: the sequence of stages that each name stands for."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from typing import Any, Literal, get_args
 
 from ..attacks import APGD, PGD, Attack, Noise, Square, Stage, fgsm, stages
@@ -97,36 +98,50 @@ class Planned:
 
 
 def plan(
-    attacks: Iterable[str | Attack | Planned], ball: Ball, classes: int, engine: Engine = "anchor"
+    attacks: Sequence[str | Attack | Planned], ball: Ball, classes: int, engine: Engine = "anchor"
 ) -> list[Planned]:
     """What to run for names of `PROTOCOLS` and for attacks of the caller's own, each once, clean left out."""
     planned: dict[str, Planned] = {}
+    named = [attack for attack in attacks if isinstance(attack, str)]
     protocols = PROTOCOLS | REFERENCE if engine == "reference" else PROTOCOLS
-    for attack in dict.fromkeys(attacks):
+    for place, attack in enumerate(attacks):
+        if any(attack is other for other in attacks[:place]):
+            continue
         if isinstance(attack, Planned):
             planned[attack.name] = attack
         elif isinstance(attack, Attack):
-            name = free(type(attack).__name__.lower(), planned)
+            name = free(type(attack).__name__.lower(), [*planned, *named])
             planned[name] = Planned(name, type(attack).__name__ + name[len(type(attack).__name__) :], alone(attack))
         elif attack in CONTEXTUAL:
             raise Refusal(f"attack {attack!r} needs more than a model and its images; give the attack itself")
-        elif attack != "clean":
+        elif attack != "clean" and attack not in planned:
             protocol = protocols[attack]
             planned[attack] = Planned(attack, protocol.label(ball), protocol.stages(ball, classes), protocol.engine)
     return list(planned.values())
 
 
-def free(name: str, taken: Iterable[str]) -> str:
+def comparable(planned: Planned, ball: Ball) -> bool:
+    """Whether what the attack breaks says something of gradient attacks, or black boxes by a known name, in `ball`."""
+    attacks = [attack for stage in planned.stages for attack in stage.attacks]
+    known = planned.name in (*PROTOCOLS, *CONTEXTUAL) or all(isinstance(attack, PGD | APGD) for attack in attacks)
+    return known and all(attack.ball == ball for attack in attacks)
+
+
+def free(name: str, taken: Collection[str]) -> str:
     """`name`, or `name-2`, `name-3`, ... if it is taken."""
-    number = sum(other == name or other.startswith(f"{name}-") for other in taken)
-    return f"{name}-{number + 1}" if number else name
+    return next(each for each in chain([name], (f"{name}-{number}" for number in count(2))) if each not in taken)
 
 
 def known_attacks(attacks: Iterable[str | Attack | Planned], engine: Engine = "anchor") -> None:
     """Refuse names that mean nothing, and an engine that changes nothing."""
     if engine not in get_args(Engine):
         raise Refusal(f"engine {engine!r} given; allowed: {', '.join(get_args(Engine))}")
-    names = [attack for attack in attacks if isinstance(attack, str)]
+    names = []
+    for attack in attacks:
+        if isinstance(attack, str):
+            names.append(attack)
+        elif not isinstance(attack, Attack | Planned):
+            raise Refusal(f"attack {attack!r:.60} given; allowed: a name, or an attack with its ball: PGD(Ball(...))")
     for name in names:
         if name not in ("clean", *PROTOCOLS, *CONTEXTUAL):
             raise Refusal(f"attack {name!r} is unknown{nearest(name, ['clean', *PROTOCOLS, *CONTEXTUAL])}")

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import processes
 from ..attacks import Attack
+from ..attacks.base import module_behind
 from ..draws import part_of
 from ..errors import Refusal
 
@@ -22,7 +23,7 @@ def predict(model: Model, x: Tensor, y: Tensor, batch_size: int, advance: Advanc
     for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
         logits = model(images)
         check_labels(labels, logits)
-        predictions.append(logits.argmax(1).cpu())
+        predictions.append(answers(logits))
         advance(len(images))
     return torch.cat(predictions)
 
@@ -38,7 +39,12 @@ def attacked(
     adversarial = attack(search or model, x, y, generator=generator)
     contained = bool(attack.ball.contains(adversarial, x).all())
     with torch.no_grad():
-        return model(adversarial).argmax(1).cpu(), contained
+        return answers(model(adversarial)), contained
+
+
+def answers(logits: Tensor) -> Tensor:
+    """The class of each row of logits [n k], on the CPU; -1, which is nobody's label, where one is NaN."""
+    return torch.where(logits.isnan().any(1), -1, logits.argmax(1)).cpu()
 
 
 def withstand(
@@ -94,14 +100,15 @@ def check_labels(labels: Tensor, logits: Tensor) -> None:
 
 @contextmanager
 def evaluating(model: Model, device: torch.device) -> Iterator[None]:
-    """Evaluation mode for a module and all inside it, without autocast; every module's own mode is put back."""
-    modes = {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
-    for module in modes:
-        module.training = False
+    """Evaluation mode for the module behind `model` and all in it, without autocast; each keeps its own mode."""
+    module = module_behind(model)
+    modes = {child: child.training for child in module.modules()} if module else {}
+    for child in modes:
+        child.training = False
     try:
         # TF32, which cuDNN's convolutions use unasked, keeps 10 of float32's 23 bits.
         with torch.autocast(device.type, enabled=False), torch.backends.cudnn.flags(allow_tf32=False):
             yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        for child, training in modes.items():
+            child.training = training

@@ -139,8 +139,9 @@ def answered(dossier: Dossier) -> tuple[str, str] | None:
 
 
 def confusion(dossier: Dossier, key: str, words: str) -> Chart | Sheet:
-    labels, said = dossier.outcomes["label"], dossier.outcomes[key]
-    size = max(len(dossier.classes), int(labels.max()) + 1, int(said.max()) + 1)
+    answered = dossier.outcomes[key] >= 0  # below: the logits were NaN, which is no answer
+    labels, said = dossier.outcomes["label"][answered], dossier.outcomes[key][answered]
+    size = max(len(dossier.classes), int(labels.max(initial=0)) + 1, int(said.max(initial=0)) + 1)
     names = [*dossier.classes, *map(str, range(len(dossier.classes), size))]
     counts = np.zeros((size, size), int)
     np.add.at(counts, (labels, said), 1)
