@@ -1,4 +1,4 @@
-"""Write the tables of the README, of results/README.md and of docs/performance.md from this folder: `make results`."""
+"""Write the tables of the README, of results/README.md and of docs/ from this folder: `make results`."""
 
 import sys
 from collections.abc import Sequence
@@ -145,6 +145,15 @@ def held(outcomes: Any, name: str) -> np.ndarray:
     return outcomes["clean_prediction"] == outcomes["label"] if name == "clean" else outcomes[f"held_{name}"]
 
 
+def digits() -> str:
+    """The three runs of anchor quickstart, as the tour shows them."""
+    lines = ["| training | clean | under PGD-20 |", "|---|---|---|"]
+    for method, told in {"standard": "standard", "pgd-at": "PGD-AT", "anchor": "ANCHOR"}.items():
+        found = [results_of([HERE / f"digits-{method}"], runs.EVALUATION, attack) for attack in ("clean", "pgd20")]
+        lines.append(f"| {told} | {' | '.join(map(accuracy, found))} |")
+    return "\n".join([*lines, "", "Accuracy in % with its 95 % interval."])
+
+
 def previews(where: Path) -> str:
     """AutoAttack's two gradient attacks on more images than the whole of it."""
     lines = ["| training | clean | PGD-20 | AutoAttack (preview) |", "|---|---|---|---|"]
@@ -229,7 +238,8 @@ def measured(folder: Path) -> str:
     time = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
     numbers = ", ".join(f"{result['label']} {accuracy([result])} %" for result in record["results"])
     eps = next(result["eps"] for result in record["results"] if result["norm"])
-    where = f"{time} on {environment['threads']} threads of {environment['device']}"
+    threads = f"{environment['threads']} thread{'s' if environment['threads'] > 1 else ''}"
+    where = f"{time} on {threads} of {environment['device']}"
     return f"# Measured (seed 0, {record['data']['images']:,} test images, eps {eps:g}): {numbers}; {where}."
 
 
@@ -261,6 +271,7 @@ def main() -> None:
     texts = {
         ROOT / "README.md": insert(ROOT / "README.md", summary(HERE)),
         HERE / "README.md": insert(HERE / "README.md", "\n\n".join(told())),
+        ROOT / "docs" / "tour.md": insert(ROOT / "docs" / "tour.md", digits()),
         performance.DOCUMENT: performance.filled(),
     }
     texts |= {recipe: promising(recipe) for recipe in sorted((ROOT / "src/anchor_robust/recipes").glob("*.yaml"))}

@@ -380,13 +380,6 @@ def test_an_unknown_curve_is_refused() -> None:
         measure(dark_is_wrong, numbered(3), torch.ones(3).long(), curves=("esp",))
 
 
-class Unknown(Attack):
-    """Of the caller's own, and of no kind that the checks know."""
-
-    def search(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        return x
-
-
 def test_checks_see_the_measurement_and_join_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, y, _, ball = linear(4)
     found = {"name": "mine", "verdict": "warn", "detail": "seen"}
@@ -401,8 +394,7 @@ def test_checks_see_the_measurement_and_join_the_record(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(measuring, "examine", examine)
     # What breaks in another ball, or by an attack that nobody knows, says nothing of gradient attacks in this one.
-    elsewhere = (PGD(Ball("linf", 0.9)), Unknown())
-    elsewhere[1].ball = ball
+    elsewhere = (PGD(Ball("linf", 0.9)), Topples(ball, 2))
     given = {"ball": ball, "sibling": model}
     assert measure(model, x, y, ("pgd20", *elsewhere), checks=True, **given).record["checks"][-1] == found
     assert found not in measure(model, x, y, ("pgd20",), **given).record["checks"]

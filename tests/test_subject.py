@@ -196,6 +196,8 @@ WRONG: dict[str, tuple[str, ...]] = {
     f"evaluate --model {HERE}.Net": (f"{HERE}.Net (factory)", "--data and --normalize"),
     "evaluate --data digits --normalize none --model resnet8": ("without weights", "evaluate FILE --model resnet8"),
     FILE % "weights.pt --model resnet8 --model-args width=0": ("width 0 given; allowed: 1 or more channels",),
+    "evaluate digits-anchor": ("digits-anchor is a recipe", "anchor train digits-anchor --out RUN"),
+    "evaluate {tmp}/mine.npz --model resnet8": ("holds arrays", "did you mean --data"),
     FACTORY + "nonsense": ("built a str", "must build a torch.nn.Module"),
     FACTORY + "raising --model-args width=3": ("cannot be built with {'width': 3}", "RuntimeError: out of ideas"),
     FACTORY + "raising": ("cannot be built", "width"),

@@ -152,7 +152,7 @@ class Recipe:
     def cost(self) -> str:
         """What training costs, in forward-and-backward passes of one image; what seconds are made of everywhere."""
         passes, epochs = self.passes(), self.optimise.epochs
-        return f"{passes} x {epochs} = {passes * epochs} forward-and-backward passes of every image (a step's x epochs)"
+        return f"{passes} x {epochs} = {passes * epochs} forward-and-backward passes of every image (per step x epochs)"
 
     def text(self) -> str:
         """The recipe as YAML that reads back as the same recipe."""

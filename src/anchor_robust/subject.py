@@ -18,6 +18,7 @@ from .errors import Refusal
 from .evaluation import PAPER_EPS
 from .formats import exported, huggingface, torchscript, trial
 from .models import LogitsOnly
+from .recipe import built_in
 from .settings import keywords
 from .threat import Ball, Norm
 
@@ -133,6 +134,10 @@ def carries_all(named: Named) -> bool:
     if Path(named.source).is_dir() and not (Path(named.source) / runs.WEIGHTS).is_file():
         told = f"{runs.WEIGHTS} of a run, nor {huggingface.CONFIG} of a Hugging Face model"
         raise Refusal(f"{named.source} holds neither {told}; give the folder of one of them, or a file")
+    if not Path(named.source).exists() and named.source in built_in().keys() - checkpoint.shipped().keys():
+        raise Refusal(f"{named.source} is a recipe; train it first: anchor train {named.source} --out RUN")
+    if named.source.endswith(".npz"):
+        raise Refusal(f"{named.source} given as a model; it holds arrays; did you mean --data {named.source}?")
     return checkpoint.has_header(named.source)
 
 

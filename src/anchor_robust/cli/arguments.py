@@ -117,7 +117,7 @@ def parser() -> Parser:
         metavar="RUN|MODEL",
         help="run directory, shipped name, or any model that anchor evaluate takes",
     )
-    sub.add_argument("--attack", default="pgd20", help="pgd20 (default), autoattack or any other of anchor evaluate")
+    sub.add_argument("--attack", default="pgd20", help="pgd20 (default), autoattack, fgsm, square, noise, ...")
     sub.add_argument("--label", metavar="CLASS", help="the true class of the pictures; the model's answer to each")
     sub.add_argument("--out", type=Path, metavar="DIR", default=Path("attacked"), help="where the PNGs go (attacked)")
     sub.add_argument("--seed", type=int, default=0, help="seed of the attack's random start (default: 0)")
