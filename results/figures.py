@@ -80,7 +80,7 @@ def heading(method: str, folders: Sequence[Path], middle: float) -> list[str]:
     """The method's name, then its cost and its seeds, around a height."""
     lines = textwrap.wrap(plain(method), 26)
     passes = settle(str(folders[0] / runs.RECIPE)).passes()
-    cost = f"{passes} pass{'es' * (passes > 1)}, {len(folders)} seed{'s' * (len(folders) > 1)}"
+    cost = f"{passes:g} pass{'es' * (passes > 1)}, {len(folders)} seed{'s' * (len(folders) > 1)}"
     top = middle - 15 * len(lines) / 2 + 4
     return [
         *(text(16, top + 15 * row, part, "bold") for row, part in enumerate(lines)),

@@ -82,7 +82,7 @@ def summary(where: Path) -> str:
             accuracy(results_of(folders, runs.EVALUATION, "pgd20")),
             accuracy(broken) if broken else "not yet",
             str(len(folders)),
-            str(settle(str(folders[0] / runs.RECIPE)).passes()),
+            f"{settle(str(folders[0] / runs.RECIPE)).passes():g}",
             f"{fmean(runs.read_metrics(folder)[-1]['seconds'] for folder in folders) / 60:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")

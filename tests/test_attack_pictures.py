@@ -1,5 +1,6 @@
 """anchor attack: what lies in the files still fools the model, and what is said of them is true."""
 
+import dataclasses
 import socket
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from anchor_robust import data, load
 from anchor_robust.attack_pictures import attack_pictures, distinct
 from anchor_robust.attacks import APGD, APGDT, PGD
 from anchor_robust.cli import main
+from anchor_robust.errors import Refusal
 
 DIGITS = Path(__file__).parents[1] / "results" / "digits-anchor"
 SHIPPED = "cifar10-resnet8-anchor"
@@ -160,6 +162,22 @@ def test_a_foreign_model_is_attacked_once_its_data_set_is_named(digits: list[Pat
 def test_pictures_of_one_name_do_not_overwrite_each_other() -> None:
     files = [Path("a/cat.png"), Path("b/cat.jpg"), Path("dog.png"), Path("c/cat.webp")]
     assert distinct(files) == ["cat", "cat-2", "dog", "cat-3"]
+    assert distinct([Path("cat.png"), Path("b/cat.png"), Path("cat-2.png")]) == ["cat", "cat-3", "cat-2"]
+
+
+def test_classes_of_one_name_are_not_taken_for_each_other(
+    digits: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digit that the model sees shares its name with the class before it."""
+    seen = answer(DIGITS, file_pixels(digits[0], 1))
+    names = ["crane" if place in (seen, (seen + 5) % 10) else str(place) for place in range(10)]
+    found = room.under_attack
+    monkeypatch.setattr(room, "under_attack", lambda *given: dataclasses.replace(found(*given), classes=names))
+    (picture,) = attack_pictures(digits[:1], source=str(DIGITS), eps=0.5, out=tmp_path)["pictures"]
+    assert (picture["label"], picture["verdict"]) == ("crane", "fooled")
+    assert answer(DIGITS, file_pixels(picture["adversarial"], 1)) != seen
+    with pytest.raises(Refusal, match="2 classes have that name"):
+        attack_pictures(digits[:1], source=str(DIGITS), eps=0.5, out=tmp_path, label="crane")
 
 
 WRONG = {

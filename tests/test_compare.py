@@ -1,5 +1,6 @@
 """Comparisons from run files that are written here by hand."""
 
+import hashlib
 import io
 import json
 import math
@@ -14,6 +15,7 @@ from scipy import stats
 
 from anchor_robust import runs
 from anchor_robust.cli import main
+from anchor_robust.errors import Refusal
 from anchor_robust.intervals import wilson
 from anchor_robust.report.compare import comparison
 from anchor_robust.report.compared import markdown, sheets
@@ -43,6 +45,7 @@ def write_run(
     images: int = IMAGES,
     device: str = "a processor",
     passes: int | None = None,
+    epochs: int | None = None,
     log: tuple[tuple[float, float], ...] = ((5.0, 0.3), (10.0, 0.5)),
 ) -> Path:
     """A run directory as train and evaluate leave it; `log` has seconds and validation robust accuracy an epoch."""
@@ -53,7 +56,7 @@ def write_run(
         "data": {"name": "toy"},
         "threat": {"norm": "linf", "eps": 0.031},
         "objective": {"name": method, **(settings or {})},
-        "optimise": {"batch_size": 10},
+        "optimise": {"batch_size": 10, "epochs": epochs or len(log)},
         "validation": {"images": 50, "steps": 10, "step_size": 0.007},
     }
     (run / runs.RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False))
@@ -72,8 +75,43 @@ def write_run(
         {"attack": "pgd20", "label": "PGD-20", **PGD, **(pgd or {}), **stated, "accuracy": float(held.mean())},
     ]
     data = {"name": "toy", "split": "test", "images": images, "sha256": sha256}
-    runs.write_json(run / runs.EVALUATION, {"schema": 1, "data": data, "results": results})
+    runs.write_json(run / runs.EVALUATION, {"schema": 1, "model": {}, "data": data, "results": results})
     return run
+
+
+def test_a_run_that_has_not_ended_is_refused(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / "a", "pgd-at"), write_run(tmp_path / "b", epochs=9)]
+    with pytest.raises(Refusal, match=r"b has had 2 of 9 epochs; end it: anchor train --resume"):
+        comparison(paths)
+
+
+def test_a_run_that_was_trained_on_since_is_refused(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / "a", "pgd-at"), write_run(tmp_path / "b")]
+    record = runs.read_json(paths[1] / runs.EVALUATION)
+    (paths[1] / runs.WEIGHTS).write_bytes(b"weights")
+    told = hashlib.sha256(b"weights").hexdigest()
+    runs.write_json(paths[1] / runs.EVALUATION, record | {"model": {"sha256": told}})
+    assert comparison(paths)["methods"]
+    (paths[1] / runs.WEIGHTS).write_bytes(b"others")
+    with pytest.raises(Refusal, match="b has other weights than those that its record tells of"):
+        comparison(paths)
+
+
+def test_costs_are_means_over_seeds(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / str(seed), seed=seed, passes=3, log=((1.0, 0.3),) * (1 + seed)) for seed in (0, 1)]
+    for path in paths:  # one method though one has two epochs
+        text = (path / runs.RECIPE).read_text().replace("epochs: 2", "epochs: 1")
+        (path / runs.RECIPE).write_text(text)
+    (cost,) = comparison(paths)["cost"]
+    assert (cost["images_seen"], cost["image_passes"]) == (105, 315)
+
+
+def test_a_head_is_not_compared_at_equal_cost(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / "a", "pgd-at", passes=3), write_run(tmp_path / "b", passes=1)]
+    environment = runs.read_json(paths[1] / runs.ENVIRONMENT)
+    runs.write_json(paths[1] / runs.ENVIRONMENT, environment | {"second_stage": {"epochs": 1}})
+    facts = comparison(paths)
+    assert all("head on an encoder" in facts[key]["why_not"] for key in ("equal_passes", "equal_seconds"))
 
 
 def three_seeds(folder: Path) -> list[Path]:
@@ -265,7 +303,7 @@ def test_the_committed_results_compare() -> None:
     facts = comparison([RESULTS / f"cifar10-resnet8-{method}" for method in ("mart", "anchor")])
     (pair,) = entry(facts)["pairs"]
     document = (RESULTS / "README.md").read_text(encoding="utf-8")
-    assert f"PGD-20 {pair['only_method']} : {pair['only_first']} (p = {pair['p']:.2g})" in document
+    assert f"| {pair['only_method']} : {pair['only_first']} (p = {pair['p']:.2g})" in document
 
 
 WRONG: dict[str, tuple[str, ...]] = {

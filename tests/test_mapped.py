@@ -127,6 +127,20 @@ def test_classes_may_have_names(tmp_path: Path) -> None:
     assert data.load(str(folder), "train").classes == ("red", "green", "blue and more")
 
 
+@pytest.mark.parametrize("text", (b"cat\r\ndog\r\nbird\r\n\r\n", b"\xef\xbb\xbfcat\ndog\nbird"))
+def test_names_of_classes_come_from_any_editor(text: bytes, tmp_path: Path) -> None:
+    folder = written(tmp_path / "named", coloured())
+    (folder / "classes.txt").write_bytes(text)
+    assert data.load(str(folder), "train").classes == ("cat", "dog", "bird")
+
+
+def test_names_of_classes_that_are_no_utf_8_are_refused(tmp_path: Path) -> None:
+    folder = written(tmp_path / "named", coloured())
+    (folder / "classes.txt").write_bytes(b"B\xe4r\ndog\nbird\n")
+    with pytest.raises(Refusal, match=r"classes.txt cannot be read.*save it as UTF-8"):
+        data.load(str(folder), "train")
+
+
 def test_the_test_images_have_the_classes_of_the_training_images(tmp_path: Path) -> None:
     folder = written(tmp_path / "two", coloured())
     written(folder, coloured().subset(coloured().labels == 0), "test")

@@ -220,9 +220,9 @@ def test_its_cost_is_what_passes_through_the_network(method: type[Objective]) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PGD, "_climb_once", counted)
         bench.step()
-    # What Fast-AT's guard looks at is a share of a pass, and is not counted.
     passed = (sum(gradients) + bench.training_pass.images) / IMAGES
-    assert method().passes(steps) == int(passed)
+    # The slice that Fast-AT's guard attacks is rounded to whole images.
+    assert method().passes(steps) == pytest.approx(passed, abs=0.51 * steps / IMAGES)
 
 
 @every_objective

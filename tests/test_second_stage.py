@@ -89,7 +89,9 @@ def test_the_new_run_is_like_any_other(adversarial: bool, name: str, encoder: Pa
     run = heads[adversarial][0]
     assert {path.name for path in run.iterdir()} == {runs.RECIPE, runs.ENVIRONMENT, runs.METRICS, runs.WEIGHTS}
     theirs = settle(str(encoder / runs.RECIPE))
-    assert settle(str(run / runs.RECIPE)) == replace(theirs, name=f"{theirs.name}-{name}-head")
+    optimise = replace(theirs.optimise, epochs=3, lr=1.0)
+    assert settle(str(run / runs.RECIPE)) == replace(theirs, name=f"{theirs.name}-{name}-head", optimise=optimise)
+    assert runs.read_json(run / runs.ENVIRONMENT)["passes"] == (theirs.attack.steps + 1 if adversarial else 1)
     model, header = checkpoint.load_with_header(run)
     done = {"adversarial": adversarial, "epochs": 3, "lr": 1.0, "encoder": str(encoder), **digest(str(encoder))}
     assert header["second_stage"] == runs.read_json(run / runs.ENVIRONMENT)["second_stage"] == done

@@ -203,6 +203,10 @@ def same_weights(first: Path, second: Path) -> bool:
     return all(bool((one[name] == two[name]).all()) for name in one)
 
 
+class Killed(BaseException):
+    """Nothing catches it."""
+
+
 @pytest.mark.parametrize("how", ["kill", "interrupt"])
 def test_a_stopped_sweep_goes_on_to_the_same_weights(
     how: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -213,13 +217,17 @@ def test_a_stopped_sweep_goes_on_to_the_same_weights(
         taken.append(training.run.name)
         if len(taken) == 2 * STEPS + 2:  # the last step of the third run
             if how == "kill":
-                raise SystemError("killed")
+                raise Killed
             os.kill(os.getpid(), signal.SIGINT)
         return step(training, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(train.loop, "step", stopped)
-        assert sweeping(out) == (1 if how == "kill" else 130)
+        if how == "kill":
+            with pytest.raises(Killed):
+                sweeping(out)
+        else:
+            assert sweeping(out) == 130
     if how == "interrupt":
         assert "the same anchor sweep command goes on" in capsys.readouterr().err
     assert names(out) == sorted(NAMES[:3])
@@ -288,6 +296,23 @@ def test_a_run_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, capsy
     assert "1 of 2 runs failed" in told.err.splitlines()[-1]
     for place in (told.out, (out / "sweep.md").read_text()):
         assert "failed: lr=1e30,seed=0" in place
+
+
+def test_what_runs_out_of_memory_does_not_take_the_others_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, start = tmp_path / "sweep", train.start
+
+    def narrow(recipe: Any, run: Path, *rest: Any) -> Path:
+        if recipe.optimise.lr == 0.2:
+            raise MemoryError("no room")
+        return start(recipe, run, *rest)
+
+    monkeypatch.setattr(train, "start", narrow)
+    assert sweeping(out, over=("--over", "optimise.lr=0.2,0.1"), seeds=1) == 2
+    failed, done = record_of(out)["runs"]
+    assert failed["failed"] == "MemoryError: no room"
+    assert done["validation_clean"] > 0
 
 
 def test_a_combination_with_a_failed_seed_ranks_last() -> None:

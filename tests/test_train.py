@@ -352,6 +352,23 @@ def test_resume_refuses_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyP
         train.resume(run, None, Display())
 
 
+def test_a_second_process_does_not_train_the_same_run(whole: Path, tmp_path: Path) -> None:
+    before = (whole / runs.METRICS).read_bytes()
+    with runs.alone(whole), pytest.raises(Refusal, match="another process is at work"):
+        train.resume(whole, None, Display())
+    assert (whole / runs.METRICS).read_bytes() == before
+
+
+def test_a_channel_that_is_the_same_everywhere_trains(tmp_path: Path) -> None:
+    recipe = small("standard", "--optimise.epochs=1")
+    digits = data.load("digits", "train").first(400)
+    blank = torch.zeros_like(digits.images)
+    images = dataclasses.replace(digits, images=torch.cat([digits.images, digits.images, blank], dim=1))
+    training = train.build(recipe, images, tmp_path / "run")
+    assert training.network.std.flatten()[2] == 1
+    assert training.network(images.pixels(slice(4)))[0].isfinite().all()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(Refusal) as stopped:

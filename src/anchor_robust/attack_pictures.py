@@ -4,9 +4,9 @@ The verdict is that of the file as it lies there. PNG loses nothing, so whoever 
 judged here.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ def attack_pictures(
         raise Refusal(f"eps {ball.eps:g} given; allowed: 1/255 = 0.0039 or more, as no file of 8 bits holds less")
     if label is not None:
         named("class", label, dict.fromkeys(target.classes))
+        if (namesakes := list(target.classes).count(label)) > 1:
+            raise Refusal(f"--label {label} given; {namesakes} classes have that name; leave it out")
     planned = plan([attack], ball, len(target.classes))[0]
     read = [pictures.read(file, target.shape) for file in files]
     with runs.writing(out):
@@ -81,11 +83,11 @@ def attack_pictures(
 
 def distinct(files: Sequence[Path]) -> list[str]:
     """The files' names without their suffixes; with a number where an earlier one has the same."""
-    seen: Counter[str] = Counter()
-    names = []
+    plain, names = {file.stem for file in files}, list[str]()
     for file in files:
-        seen[file.stem] += 1
-        names.append(f"{file.stem}-{seen[file.stem]}" if seen[file.stem] > 1 else file.stem)
+        numbered = (f"{file.stem}-{number}" for number in count(2))
+        free = (name for name in numbered if name not in plain and name not in names)
+        names.append(file.stem if file.stem not in names else next(free))
     return names
 
 
@@ -102,12 +104,14 @@ class Gallery:
 
     def attack(self, picture: Tensor, stem: Path) -> dict[str, Any]:
         """Attack one picture, uint8 [c h w], and write its files, whose names begin with `stem`."""
-        before = self.answer(picture)
-        label = self.label or before[0][0]
-        told = {"label": label, "before": before}
-        if before[0][0] != label:
+        x, before = self.batch(picture), self.answer(picture)
+        # By its place: two classes may have one name.
+        said = int(self.probabilities(x).argmax())
+        place = said if self.label is None else self.target.classes.index(self.label)
+        told = {"label": self.target.classes[place], "before": before}
+        if said != place:
             return told | {"verdict": "wrong"}
-        x, y = self.batch(picture), torch.tensor([self.target.classes.index(label)], device=self.device)
+        y = torch.tensor([place], device=self.device)
         found, fooled = self.search(x, y)
         on_levels = GreyLevels(self.ball, found)(self.target.model, x, y)
         adversarial, comparison = (Path(f"{stem}-{kind}.png") for kind in ("attacked", "compared"))
@@ -115,12 +119,12 @@ class Gallery:
         saved, _ = pictures.read(adversarial, self.target.shape)
         if not self.ball.contains(self.batch(saved), x):
             raise RuntimeError(f"{adversarial} lies outside the ball")
-        after = self.answer(saved)
+        after, fools = self.answer(saved), int(self.probabilities(self.batch(saved)).argmax()) != place
         captions = (spelled(before[:1]), f"change x {pictures.AMPLIFIED}", spelled(after[:1]))
         runs.write_bytes(comparison, pictures.side_by_side(picture, saved, captions))
         return told | {
             "after": after,
-            "verdict": "fooled" if after[0][0] != label else "rounded" if fooled else "held",
+            "verdict": "fooled" if fools else "rounded" if fooled else "held",
             "levels": int((saved.short() - picture.short()).abs().max()),
             "distance": float(self.ball.distance(self.batch(saved), x)),
             "adversarial": str(adversarial),

@@ -144,7 +144,7 @@ class Recipe:
         told = "{} moves at most {:g} from its start, less than eps {:g}; raise its steps or step_size"
         return [told.format(where, far, self.threat.eps) for where, far in reach.items() if far < self.threat.eps]
 
-    def passes(self) -> int:
+    def passes(self) -> float:
         """Forward-and-backward passes that a step costs for each image, those of the attack included."""
         perturbing = self.objective.passes(0) if self.optimise.awp else 0
         return self.objective.passes(self.attack.steps) + perturbing
@@ -152,7 +152,8 @@ class Recipe:
     def cost(self) -> str:
         """What training costs, in forward-and-backward passes of one image; what seconds are made of everywhere."""
         passes, epochs = self.passes(), self.optimise.epochs
-        return f"{passes} x {epochs} = {passes * epochs} forward-and-backward passes of every image (per step x epochs)"
+        total = f"{passes:g} x {epochs} = {passes * epochs:g}"
+        return f"{total} forward-and-backward passes of every image (per step x epochs)"
 
     def text(self) -> str:
         """The recipe as YAML that reads back as the same recipe."""

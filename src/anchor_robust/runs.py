@@ -59,10 +59,14 @@ def alone(directory: Path) -> Iterator[None]:
     """Keep every other process that asks for the same directory out of it; leaves no file, not even after a kill."""
     handle = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            told = f"another process is at work in {directory}; wait until it ends, or name another one"
+            raise Refusal(told) from None
+        except OSError:
+            pass  # a file system that knows no locks
         yield
-    except BlockingIOError:
-        raise Refusal(f"another process is at work in {directory}; wait until it ends, or name another one") from None
     finally:
         os.close(handle)
 
@@ -133,10 +137,10 @@ def append_metrics(run: Path, line: dict[str, Any]) -> None:
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The log points in order; a last line that a kill cut short is left out."""
     path = run / METRICS
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise Refusal(f"{path} cannot be read ({error}); restore it or start the run anew") from error
 
 

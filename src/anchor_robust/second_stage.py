@@ -52,14 +52,16 @@ def start(
     recipe = settle(str(source / runs.RECIPE))
     recipe = replace(recipe, name=f"{recipe.name}-{'adversarial' if adversarial else 'clean'}-head")
     settings = replace(recipe.optimise, epochs=epochs, lr=lr)
+    recipe = replace(recipe, optimise=settings)
     run = out or Path("runs") / recipe.name
     runs.check_free(run)
     training = encoder(source, recipe, data.load(recipe.data.name, "train", data_dir), run)
     before = validate(training)
     done = {"adversarial": adversarial, "epochs": epochs, "lr": lr, "encoder": str(source), **digest(str(source))}
+    passes = recipe.attack.steps + 1 if adversarial else 1
     with runs.beginning(run):
         runs.write_text(run / runs.RECIPE, recipe.text())
-        runs.write_json(run / runs.ENVIRONMENT, circumstances(training) | {"second_stage": done})
+        runs.write_json(run / runs.ENVIRONMENT, circumstances(training) | {"passes": passes, "second_stage": done})
         after = fit(training, settings, adversarial, display)
         header = training.header | {"projection_width": 0, "second_stage": done, "validation": after}
         checkpoint.save_weights(run / runs.WEIGHTS, training.network, header)

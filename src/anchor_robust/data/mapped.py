@@ -86,7 +86,10 @@ def folder(path: str | Path, split: str) -> MappedSet:
 def class_names(path: Path) -> tuple[str, ...]:
     named = path / "classes.txt"
     if named.is_file():
-        return tuple(named.read_text(encoding="utf-8").splitlines())
+        try:
+            return tuple(named.read_text(encoding="utf-8-sig").rstrip().splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise Refusal(f"{named} cannot be read ({one_line(error)}); save it as UTF-8, a name a line") from error
     labels = mapped(path / "train" / "y.npy")
     return tuple(map(str, range(max(int(labels.max(initial=0)), 0) + 1)))
 

@@ -105,8 +105,8 @@ class Objective(ABC):
     selects_on: ClassVar[str] = "robust"
     projection_width: int = 0
 
-    def passes(self, attack_steps: int) -> int:
-        """The cost of a step: forward-and-backward passes for each image, those of the attack included."""
+    def passes(self, attack_steps: int) -> float:
+        """The cost of a step: forward-and-backward passes of an image, on average, those of the attack included."""
         return attack_steps + 1
 
     def warning(self, parts: Mapping[str, float], batch_size: int) -> str:

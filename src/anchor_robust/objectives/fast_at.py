@@ -38,9 +38,9 @@ class FastAdversarialTraining(Objective):
             if not 0 <= getattr(self, setting) <= 1:
                 raise Refusal(f"{setting} {getattr(self, setting)} given; allowed: 0 to 1, a share of the images")
 
-    def passes(self, attack_steps: int) -> int:
-        # Without the guard's slice: a share of the batch, and all of it only where training had begun to collapse.
-        return min(attack_steps, 1) + 1
+    def passes(self, attack_steps: int) -> float:
+        # The guard attacks its slice thoroughly, and the whole batch only where training had begun to collapse.
+        return min(attack_steps, 1) + self.guard * attack_steps + 1
 
     def __call__(self, learner: Learner, x: Tensor, y: Tensor, generator: torch.Generator) -> Step:
         clean = learner.light(x, generator)

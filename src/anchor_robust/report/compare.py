@@ -112,10 +112,11 @@ def paired(
 
 def cost(method: Method) -> Facts:
     runs = list(method.runs.values())
+    spent = [run.passes * run.images_seen for run in runs if run.passes]
     return {
         "method": method.label,
-        "images_seen": runs[0].images_seen,
-        "image_passes": runs[0].passes and runs[0].passes * runs[0].images_seen,
+        "images_seen": round(mean(run.images_seen for run in runs)),
+        "image_passes": round(mean(spent)) if len(spent) == len(runs) else None,
         "seconds": mean(run.metrics[-1]["seconds"] for run in runs),
         "hardware": sorted({run.hardware for run in runs}),
     }
@@ -142,6 +143,8 @@ def equal(methods: Sequence[Method], spent: Callable[[Run, Facts], float]) -> Fa
     learning rate schedule, so that it might have done better with a schedule of that length.
     """
     runs = [run for method in methods for run in method.runs.values()]
+    if heads := [method.label for method in methods if any(run.second_stage for run in method.runs.values())]:
+        return {"why_not": f"{heads[0]} is a head on an encoder whose training is not counted in it"}
     stated = [[run.settings.get(key) for key in VALIDATED] for run in runs]
     if any(each != stated[0] for each in stated):
         return {"why_not": "the methods were not validated in the same way"}

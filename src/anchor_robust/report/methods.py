@@ -1,5 +1,6 @@
 """Runs as they lie in their directories, pooled: one method is one recipe, over its seeds."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,8 @@ class Run:
     metrics: list[dict[str, Any]]
     hardware: str
     images_seen: int
-    passes: int | None
+    passes: float | None
+    second_stage: bool
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ def read(path: Path, evaluation: str = runs.EVALUATION) -> Run:
         record, environment = runs.read_json(path / evaluation), runs.read_json(path / runs.ENVIRONMENT)
         metrics = runs.read_metrics(path)
         name, seed = recipe.pop("name"), recipe.pop("seed")
+        check_up_to_date(path, record)
+        if not environment.get("second_stage") and metrics[-1]["epoch"] < recipe["optimise.epochs"]:
+            stopped = f"{metrics[-1]['epoch']} of {recipe['optimise.epochs']} epochs"
+            raise Refusal(f"{path} has had {stopped}; end it: anchor train --resume {path}; then evaluate it again")
         trained_on = {
             "precision": environment["precision"],
             "training_images": environment["data"]["train"]["sha256"][:12],
@@ -74,12 +80,20 @@ def read(path: Path, evaluation: str = runs.EVALUATION) -> Run:
             f"{environment['threads']} threads of {environment['device']}",
             metrics[-1]["step"] * recipe["optimise.batch_size"],
             environment.get("passes"),
+            "second_stage" in environment,
         )
     except (KeyError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
         told = f"{type(error).__name__}: {one_line(error)}"
         raise Refusal(
             f"{path} cannot be read ({told}); its files must be those of anchor train and evaluate"
         ) from error
+
+
+def check_up_to_date(path: Path, record: Mapping[str, Any]) -> None:
+    """Refuse a record of other weights than those of the run, which may have been trained on since."""
+    weights, told = path / runs.WEIGHTS, record["model"].get("sha256")
+    if told and weights.is_file() and hashlib.sha256(weights.read_bytes()).hexdigest() != told:
+        raise Refusal(f"{path} has other weights than those that its record tells of; evaluate it again")
 
 
 def outcomes(path: Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:

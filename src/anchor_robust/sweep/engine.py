@@ -220,9 +220,10 @@ def trained(out: Path, run: Planned, data_dir: str | None, display: Display) -> 
         else:
             go_on(directory, run.recipe, data_dir, display)
         return facts | outcome(directory, run.recipe)
-    except Refusal as refusal:
-        display.line(f"failed: {run.name}: {one_line(refusal)}")
-        return facts | {"failed": one_line(refusal)}
+    except Exception as error:  # out of memory, or a fault of the user's own objective: the others go on
+        told = one_line(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {one_line(error)}"
+        display.line(f"failed: {run.name}: {told}")
+        return facts | {"failed": told}
 
 
 def finished(directory: Path, recipe: Recipe) -> bool:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import uuid
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ def start(
                 runs.write_json(run / runs.ENVIRONMENT, circumstances(training) | kept)
                 save_state(training, State())
                 tracking.begin(training)
-        go_on(training, State(), heard(display))
+        with alone(run):
+            go_on(training, State(), heard(display))
     return run
 
 
@@ -87,13 +89,13 @@ def resume(
     saved = checkpoint.read_state(run / runs.LAST)
     recipe = settle(str(run / runs.RECIPE))
     before = runs.read_json(run / runs.ENVIRONMENT)
-    with launched(devices, nodes, precision(recipe)) as fabric:
+    with launched(devices, nodes, precision(recipe)) as fabric, alone(run):
         with processes.refusing_together():
             loggers = following(before, run)
         training = build(recipe, loaded(recipe, data_dir, fabric.local_rank == 0), run, fabric)
         training.loggers = loggers
         with processes.refusing_together():
-            if before["data"] != circumstances(training)["data"]:
+            if before.get("data") != circumstances(training)["data"]:
                 raise Refusal(f"{run} was trained on other images than {recipe.data.name} now holds; give it those")
             state = restore(training, saved)
             if processes.first():
@@ -102,6 +104,11 @@ def resume(
                 tracking.begin(training)
         go_on(training, state, heard(display))
     return run
+
+
+def alone(run: Path) -> AbstractContextManager[None]:
+    """No other training writes into the run; of several processes the first one sees to that."""
+    return runs.alone(run) if processes.first() else nullcontext()
 
 
 def go_on(training: Training, state: State, display: Display) -> None:

@@ -26,7 +26,7 @@ def explained(training: Training) -> Explanation:
         f"{recipe.name} on {told['threads']} threads of {told['device']}",
         [*decided(training), *everywhere(training)],
         [
-            f"A step: {batch} images x {passes} forward-and-backward passes = {batch * passes:,}; "
+            f"A step: {batch} images x {passes:g} forward-and-backward passes = {batch * passes:,.0f}; "
             f"an epoch: {len(training.train) // batch} steps.",
             f"The run: {recipe.cost()}.",
         ],

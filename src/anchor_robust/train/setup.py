@@ -65,6 +65,7 @@ def build(recipe: Recipe, images: ImageSet, run: Path, fabric: Fabric | None = N
     own = processes.part(settings.batch_size)
     check_divisible(settings.batch_size, processes.count(), settings.micro_batch)
     mean, std = train_images.channel_statistics()
+    std = tuple(each or 1.0 for each in std)  # a channel that is the same everywhere becomes 0
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         network = backbone(recipe.model.name, len(images.classes), shape, recipe.model.settings)

@@ -16,7 +16,7 @@ from ... import runs
 from ...errors import Refusal
 from .. import record as records
 from ..dotted import flat
-from ..methods import CONVENTIONS
+from ..methods import CONVENTIONS, check_up_to_date
 
 Record = dict[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -113,9 +113,15 @@ def read(path: Path) -> Dossier:
         embedding=optional(path / runs.EMBEDDING),
         lacking={} if metrics else {"training": f"{runs.METRICS} holds no epoch; anchor train writes one after each."},
     )
-    if (path / runs.EVALUATION).is_file():
-        return with_record(found, path / runs.EVALUATION)
     why = f"Not evaluated yet; this does it: {found.evaluated()}"
+    if (path / runs.EVALUATION).is_file():
+        evaluated = with_record(found, path / runs.EVALUATION)
+        try:
+            check_up_to_date(path, evaluated.record or {"model": {}})
+        except Refusal as refusal:
+            why = f"{refusal}: {found.evaluated()}"
+        else:
+            return evaluated
     return replace(found, lacking=found.lacking | {"evaluation": why})
 
 
