@@ -637,3 +637,13 @@ def test_what_is_no_record_is_refused(changes: dict[str, Any], run: Path) -> Non
     edit(run / runs.EVALUATION, **changes)
     with pytest.raises(Refusal, match=r"is no record of anchor evaluate; evaluate again"):
         write([run])
+
+
+def test_a_record_of_other_weights_is_not_shown_as_the_runs(tmp_path: Path) -> None:
+    run = shutil.copytree(RESULTS / "digits-standard", tmp_path / "run")
+    assert read(run).record
+    with (run / runs.WEIGHTS).open("ab") as weights:
+        weights.write(b"trained on")
+    found = read(run)
+    assert found.record is None
+    assert "other weights than those that its record tells of; evaluate it again" in found.lacking["evaluation"]
