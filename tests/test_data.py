@@ -162,7 +162,7 @@ def test_pixels_outside_the_unit_interval_are_refused(x, message):
 
 def test_load_names_the_nearest():
     assert NAMES == ("cifar10", "digits")
-    with pytest.raises(Refusal, match=r"data set 'digit' is unknown.*did you mean digits\?.*cifar10, digits"):
+    with pytest.raises(Refusal, match=r"data set .*'digit' is unknown.*did you mean digits\?.*cifar10, digits"):
         load("digit", "train")
     with pytest.raises(Refusal, match=r"split 'tets' is unknown.*did you mean test\?.*train, test"):
         load("digits", "tets")
