@@ -108,7 +108,7 @@ def test_towards_a_target_one_image_at_a_time_gives_the_same(ball) -> None:
     found = APGDT(ball, 40, target=2)(model, x, y, generator=seeded(3))
     for i in range(len(x)):
         target = ranked_target(model(x[i : i + 1]), y[:1], 2)
-        loss_of = lambda z, target=target: targeted_dlr(z, y[:1], target).sum()  # noqa: E731
+        loss_of = lambda z, target=target: targeted_dlr(z, y[:1], target).sum()  # noqa: E731 - shorter than a def
         torch.testing.assert_close(found[i], slow_climb(model, loss_of, x[i], start[i], 40, ball)[0], rtol=0, atol=1e-6)
 
 
@@ -167,7 +167,7 @@ def test_an_image_that_fell_costs_nothing_more() -> None:
 def test_the_first_adversarial_is_kept() -> None:
     """One pixel, wrong from 0.7; the start is uniform in 0.2 to 0.8, so some images fall there, others at 0.8."""
     x, y = torch.full((60, 1), 0.5), torch.zeros(60, dtype=torch.long)
-    model = lambda x: torch.cat([0 * x, x - 0.7], 1)  # noqa: E731
+    model = lambda x: torch.cat([0 * x, x - 0.7], 1)  # noqa: E731 - shorter than a def
     start = Ball("linf", 0.3).random_point(x, seeded())
     x_adv = APGD(Ball("linf", 0.3), steps=20)(model, x, y, generator=seeded())
     assert (x_adv > 0.7).all()

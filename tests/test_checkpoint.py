@@ -94,7 +94,7 @@ def test_what_differs_is_named(tmp_path: Path) -> None:
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
-            return Path.touch, (tmp_path / "run",)  # type: ignore[return-value]
+            return Path.touch, (tmp_path / "run",)  # type: ignore[return-value] # it returns a path
 
     (tmp_path / "evil.pt").write_bytes(pickle.dumps({"state_dict": Evil()}, protocol=2))
     torch.save({"state_dict": Evil()}, tmp_path / "evil-zip.pt")

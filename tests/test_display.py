@@ -54,7 +54,7 @@ def test_a_log_file_gets_a_line_an_epoch_and_nothing_that_moves() -> None:
     shown, written = plain()
     with shown.training(PLAN) as observer:
         for step in range(1, 11):
-            observer.step(lambda step=step: point(step))  # type: ignore[misc]
+            observer.step(lambda step=step: point(step))  # type: ignore[misc] # mypy cannot infer it
         observer.epoch(validated(10, 0.5, 0.25))
         shown.warning("beware [red]")
         observer.finished(Path("runs/tiny/weights.safetensors"), 0.25)
@@ -72,7 +72,7 @@ def test_within_a_long_epoch_a_log_file_gets_a_line_a_minute(monkeypatch: pytest
     lines = Lines(said.append, PLAN)
     for step in range(1, 10):
         clock.now += 25
-        lines.step(lambda step=step: read.append(step) or point(step))  # type: ignore[misc]
+        lines.step(lambda step=step: read.append(step) or point(step))  # type: ignore[misc] # mypy cannot infer it
     assert read == [3, 6, 9], "reading waits for the device, so it is seldom done"
     assert [line.split("  ")[0] for line in said] == [f"epoch 1/4 step {step}/40" for step in read]
     clock.now += 25

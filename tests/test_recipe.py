@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from anchor_robust import data, models, objectives
 from anchor_robust.attacks import PGD
-from anchor_robust.cli.explained import explained
+from anchor_robust.cli.explained import explained, promise
 from anchor_robust.errors import Refusal
 from anchor_robust.objectives import Learner, Objective, Step
 from anchor_robust.objectives.anchor import Anchor
-from anchor_robust.recipe import Attack, Recipe, built_in, promise, settle
+from anchor_robust.recipe import Attack, Recipe, built_in, settle
 from anchor_robust.settings import fraction
 from anchor_robust.threat import Ball
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from anchor_robust import checkpoint, data, runs
 from anchor_robust.cli import main
 from anchor_robust.errors import Refusal
+from anchor_robust.formats.normalise import normalisation
 from anchor_robust.settings import keywords
-from anchor_robust.subject import Named, Subject, normalisation, under_test
+from anchor_robust.subject import Named, Subject, under_test
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 HERE = __name__

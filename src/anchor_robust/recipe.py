@@ -1,7 +1,6 @@
 """A recipe: every setting of one experiment, read from YAML, checked, and written back resolved."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -175,11 +174,6 @@ def built_in() -> dict[str, str]:
     folder = resources.files(__package__) / "recipes"
     files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda f: f.name)
     return {entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8") for entry in files}
-
-
-def promise(text: str) -> list[str]:
-    """The header of a recipe file: its leading comment lines."""
-    return [line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())]
 
 
 def scalar(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,12 @@ from . import checkpoint, data, formats, models, runs
 from .data import ImageSet
 from .errors import Refusal
 from .evaluation import PAPER_EPS
-from .formats import exported, huggingface, torchscript, trial
+from .formats import exported, huggingface, normalise, torchscript, trial
 from .models import LogitsOnly
 from .recipe import built_in
 from .settings import keywords
 from .threat import Ball, Norm
 
-# Deviations of all training pixels; (.2023, .1994, .2010), which many repositories copy, are those of image means.
-NORMALISATIONS = {"cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))}
-IDENTITY = ((0.0,), (1.0,))
 TRIED = 8  # images that a foreign model is tried on before it is measured
 
 
@@ -72,22 +68,6 @@ class Target:
     shape: tuple[int, int, int]
     ball: Ball
     note: str = ""
-
-
-class Normalised(nn.Module):
-    """(x - mean) / std, then `network`: any module or function from such pixels to logits."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: Callable[[Tensor], Tensor], mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network((x - self.mean) / self.std)
 
 
 def under_test(named: Named, device: torch.device) -> Subject:
@@ -186,19 +166,19 @@ def foreign(named: Named, device: torch.device) -> Subject:
     check_said(named, form)
     images = data.load(str(named.data), "test", named.data_dir)
     shape = (images.images.shape[1], images.images.shape[2], images.images.shape[3])
-    given = None if named.normalize is None else normalisation(named.normalize, shape[0])
+    given = None if named.normalize is None else normalise.normalisation(named.normalize, shape[0])
     network, about = read(named, form, images, shape, device)
     if given and "mean" in about:
         raise Refusal(f"--normalize {named.normalize} given, but {named} carries that with it; leave it out")
     if not given and "mean" not in about:
-        raise Refusal(f"{named} holds no normalisation; give it with --normalize: {allowed(shape[0])}")
+        raise Refusal(f"{named} holds no normalisation; give it with --normalize: {normalise.allowed(shape[0])}")
     note = f"pixels are prepared as {huggingface.PREPROCESSOR} says: {steps(about)}" if "mean" in about else ""
     if form == "factory" and inspect.isclass(models.factory(str(named.model))):
         note = f"no weights given: {named} is measured as its constructor leaves it"
     if given:
         about |= {"mean": list(given[0]), "std": list(given[1])}
     # Where the network applies what its files told, nothing is left to do before it.
-    model = Normalised(network, *(given or IDENTITY)).to(device).eval()
+    model = normalise.Normalised(network, *(given or normalise.IDENTITY)).to(device).eval()
     x = images.first(TRIED).to(device).pixels(slice(None))
     trial.check_logits(model, x, len(images.classes), str(named))
     if form in formats.PROGRAMS:
@@ -257,32 +237,6 @@ def read(
     if form == "state dict":
         checkpoint.fill(network, checkpoint.read_tensors(path), path)
     return network, {"name": named.model, "settings": settings}
-
-
-def normalisation(text: str, channels: int) -> tuple[Sequence[float], Sequence[float]]:
-    """'none', a data set's name, or 'mean,mean,mean:std,std,std' with pixels in [0, 1]."""
-    if text == "none":
-        return [0.0] * channels, [1.0] * channels
-    try:
-        given = NORMALISATIONS.get(text) or [[float(v) for v in part.split(",")] for part in text.split(":")]
-        mean, std = given
-    except ValueError:
-        mean, std = [], []
-    if (
-        len(mean) != channels
-        or len(std) != channels
-        or not all(map(math.isfinite, mean))
-        or not all(0 < value < math.inf for value in std)
-    ):
-        raise Refusal(f"--normalize {text} given; allowed: {allowed(channels)}")
-    return mean, std
-
-
-def allowed(channels: int) -> str:
-    numbers = {1: "0.5:0.25", 3: "0.5,0.5,0.5:0.25,0.25,0.25"}.get(channels, "MEAN,..:STD,..")
-    return (
-        f"none (the model takes pixels in [0, 1]), cifar10, or {channels} means:{channels} deviations such as {numbers}"
-    )
 
 
 def digest_of(network: Any) -> dict[str, str]:

@@ -55,7 +55,7 @@ def unchanged(before: Mapping[str, Tensor] | None, after: Mapping[str, Tensor] |
 def logits_not_probabilities(logits: Tensor) -> Finding:
     broken = int((~logits.isfinite().all(1)).sum())
     if broken:
-        advice = "such an image counts as whatever argmax makes of NaN; keep the forward pass within float32's range"
+        advice = "an image with NaN logits counts as not held; keep the forward pass within float32's range"
         return finding(LOGITS, True, f"{broken} of {len(logits)} images have NaN or infinite logits", advice)
     # Logits in [0, 1] that sum to 1 to three digits, for every image, come from a softmax and from nothing else.
     sums = (logits.double().sum(1) - 1).abs().amax().item()

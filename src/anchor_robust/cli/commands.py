@@ -238,8 +238,8 @@ def number(option: str, given: object) -> float:
 
 
 def recipes(asked: argparse.Namespace) -> None:
-    from ..recipe import built_in, promise
-    from .explained import explained
+    from ..recipe import built_in
+    from .explained import explained, promise
 
     if asked.recipe:
         print(explained(asked.recipe), end="")

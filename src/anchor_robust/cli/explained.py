@@ -1,10 +1,16 @@
 """A recipe with the meaning of every setting beside it, as `anchor recipes NAME` prints it."""
 
+import itertools
 import textwrap
 
 from .. import models, objectives
-from ..recipe import SECTIONS, Model, Recipe, as_mapping, built_in, promise, scalar, settle
+from ..recipe import SECTIONS, Model, Recipe, as_mapping, built_in, scalar, settle
 from ..settings import meaning
+
+
+def promise(text: str) -> list[str]:
+    """The header of a recipe file: its leading comment lines."""
+    return [line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())]
 
 
 def explained(source: str) -> str:
