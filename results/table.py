@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -59,10 +59,11 @@ def found(where: Path) -> dict[str, list[Path]]:
 
 
 def accuracy(results: Sequence[dict[str, Any]]) -> str:
-    """The mean over seeds with Wilson's interval at that mean: the same images seen again are no new images."""
-    mean, images = fmean(result["accuracy"] for result in results), results[0]["images"]
-    low, high = wilson(mean * images, images)
-    return f"{100 * mean:.2f} [{100 * low:.1f}, {100 * high:.1f}]"
+    """The mean over seeds, their deviation, and Wilson's interval at that mean: images seen again are no new images."""
+    values, images = [result["accuracy"] for result in results], results[0]["images"]
+    low, high = wilson(fmean(values) * images, images)
+    deviation = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * fmean(values):.2f}{deviation} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def results_of(folders: Sequence[Path], file: str, attack: str) -> list[dict[str, Any]]:
@@ -80,13 +81,21 @@ def summary(where: Path) -> str:
             METHODS[method],
             accuracy(results_of(folders, runs.EVALUATION, "clean")),
             accuracy(results_of(folders, runs.EVALUATION, "pgd20")),
-            accuracy(broken) if broken else "not yet",
+            in_autoattack(broken, len(folders)),
             str(len(folders)),
             f"{settle(str(folders[0] / runs.RECIPE)).passes():g}",
             f"{fmean(runs.read_metrics(folder)[-1]['seconds'] for folder in folders) / 60:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", note(where)])
+
+
+def in_autoattack(results: Sequence[dict[str, Any]], seeds: int) -> str:
+    """Its accuracy, and of how many seeds where it was run on fewer than the other attacks."""
+    if not results:
+        return "not yet"
+    of = f" ({len(results)} of {seeds} seeds)" if len(results) < seeds else ""
+    return accuracy(results) + of
 
 
 def note(where: Path) -> str:
@@ -102,7 +111,8 @@ def note(where: Path) -> str:
     processors = sorted({runs.read_json(folder / runs.ENVIRONMENT)["device"] for folder in trained})
     return "\n".join(
         (
-            f"* Accuracy in % with its 95 % Wilson interval on {data['images']:,} {data['name']} test images.",
+            "* Accuracy in %, the mean over the seeds ± their deviation where there are several, with its 95 % Wilson "
+            f"interval on {data['images']:,} {data['name']} test images.",
             *(f"* {attack}." for attack in attacks),
             f"* {model['name']} of width {model['width']} ({environment['parameters']:,} parameters), "
             f"{recipe['optimise']['epochs']} epochs, weights chosen on {recipe['validation']['images']:,} held-out "
