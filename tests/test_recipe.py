@@ -161,6 +161,13 @@ def test_broken_yaml_is_refused_with_the_file(text: str, tmp_path: Path) -> None
     assert str(path) in refusal(path)
 
 
+@pytest.mark.parametrize("text", ("optimise:\n  lr: 0.1\n{}optimise:\n  epochs: 1\n", "threat: {{eps: 1, eps: 2}}\n{}"))
+def test_a_key_that_stands_twice_is_refused_with_its_line(text: str, tmp_path: Path) -> None:
+    message = refusal(written(tmp_path, text.format("name: mine\n")))
+    assert "is given twice" in message
+    assert "line" in message
+
+
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(b"\xff\xfe\x00name")
@@ -431,6 +438,27 @@ def test_another_objective_or_model_starts_from_its_own_defaults() -> None:
 
 
 # --- what changes on the way, and what it costs -----------------------------------------------------------------------
+
+
+def test_naming_what_is_in_force_keeps_its_settings(tmp_path: Path) -> None:
+    path = written(tmp_path, "threat: {norm: linf, eps: 0.1}\nobjective: {contrast: 0.3}\nmodel: {width: 8}\n")
+    recipe = settle(str(path), ["--objective.name", "anchor", "--model.name", "resnet18"])
+    assert recipe == settle(str(path))
+    assert recipe.objective == Anchor(contrast=0.3)
+    assert recipe.model.settings["width"] == 8
+
+
+@pytest.mark.parametrize("section", ("attack", "validation"))
+def test_steps_too_short_or_too_long_for_the_ball_are_told(section: str) -> None:
+    def told(steps: int, step_size: float) -> list[str]:
+        threat = ("--threat.norm=linf", "--threat.eps=0.1")
+        return settle(
+            "digits-pgd-at", [*threat, f"--{section}.steps={steps}", f"--{section}.step_size={step_size}"]
+        ).warnings()
+
+    assert told(5, 0.05) == told(1, 0.2) == []
+    assert [word in told(5, 0.01)[0] for word in (section, "at most 0.05", "less than eps 0.1")] == [True] * 3
+    assert [word in told(5, 5.0)[0] for word in (section, "crosses", "eps 0.1", "step of 5")] == [True] * 4
 
 
 def test_the_attack_ramps_eps_and_step_size_together() -> None:

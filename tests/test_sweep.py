@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from anchor_robust import data, runs, train
 from anchor_robust.cli import main
 from anchor_robust.intervals import wilson
-from anchor_robust.recipe import scalar, settle
+from anchor_robust.recipe import settle
 from anchor_robust.report.ranking import ranked
+from anchor_robust.settings import scalar
 from anchor_robust.sweep import axes, engine
 
 STEPS = 2
@@ -121,7 +122,9 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--over data.crop=0.5..2 --tries 2": ("data.crop", "0.5"),
     "--over optimise.lr=0.1,1 --out {tmp}": ("not empty",),
     "--over optimise.lr=0.1,1 --out {tmp}/file": ("is a file",),
-    "--over data.name=digits,cifar10 --data-dir {tmp}": ("no CIFAR-10",),
+    "--over optimise.lr=0.1,1 --data.name cifar10 --data-dir {tmp}": ("no CIFAR-10",),
+    "--over threat.eps=0.1,0.2": ("threat.eps", "how hard the validation is"),
+    "--over validation.steps=1,20": ("validation.steps", "how hard the validation is"),
     "--over optimise.lr=0.1,1 --out {whole} {small}": ("another sweep", "swept"),
     "--over optimise.lr=0.1,1 --over optimise.label_smoothing=0.1 --out {whole}": ("another sweep", "settings"),
 }

@@ -17,7 +17,7 @@ from .errors import Refusal, one_line
 from .lookup import nearest
 from .objectives import Objective
 from .optimise import Optimise
-from .settings import arguments, known, typed
+from .settings import arguments, from_yaml, known, typed
 from .threat import Ball
 
 
@@ -138,10 +138,16 @@ class Recipe:
 
     def warnings(self) -> list[str]:
         """What can be run and is probably not meant."""
-        searches = {"attack": self.attack, "validation": self.validation}
-        reach = {where: search.steps * search.step_size for where, search in searches.items()}
-        told = "{} moves at most {:g} from its start, less than eps {:g}; raise its steps or step_size"
-        return [told.format(where, far, self.threat.eps) for where, far in reach.items() if far < self.threat.eps]
+        told, ball = [], f"eps {self.threat.eps:g}"
+        for where, search in (("attack", self.attack), ("validation", self.validation)):
+            reach = search.steps * search.step_size
+            if reach < self.threat.eps:
+                told.append(
+                    f"{where} moves at most {reach:g} from its start, less than {ball}; raise steps or step_size"
+                )
+            if search.step_size > 2 * self.threat.eps:
+                told.append(f"{where} crosses the ball of {ball} in one step of {search.step_size:g}; lower step_size")
+        return told
 
     def passes(self) -> float:
         """Forward-and-backward passes that a step costs for each image, those of the attack included."""
@@ -159,7 +165,7 @@ class Recipe:
         return yaml.safe_dump(as_mapping(self), sort_keys=False, allow_unicode=True)
 
 
-REPLACING = ("model.name", "objective.name")
+REPLACING = {"model.name": "resnet18", "objective.name": "anchor"}  # and what they are where nothing is said
 SECTIONS: dict[str, type] = {
     "data": Data,
     "threat": Ball,
@@ -176,11 +182,6 @@ def built_in() -> dict[str, str]:
     return {entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8") for entry in files}
 
 
-def scalar(value: Any) -> str:
-    """A value as YAML writes it on one line."""
-    return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
-
-
 def settle(source: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a built-in name or a YAML file, with `--key value` pairs on top; Refusal names what is wrong."""
     mapping = merge(read(source), overrides)
@@ -191,12 +192,12 @@ def settle(source: str, overrides: Sequence[str] = ()) -> Recipe:
 def read(source: str) -> dict[str, Any]:
     recipes = built_in()
     if source in recipes:
-        return yaml.safe_load(recipes[source])
+        return from_yaml(recipes[source])
     path = Path(source)
     if not path.is_file():
         raise Refusal(f"recipe {source!r} is neither a YAML file nor built in{nearest(source, recipes)}")
     try:
-        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+        mapping = from_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Refusal(f"recipe {source} cannot be read: {one_line(error)}") from error
     if not isinstance(mapping, dict):
@@ -221,7 +222,7 @@ def merge(mapping: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             target = target[section]
             if not isinstance(target, dict):
                 raise Refusal(f"setting {key} given, but {section} is no section")
-        if key in REPLACING and target.get("name") != value:
+        if key in REPLACING and target.get("name", REPLACING[key]) != value:
             target.clear()
         try:
             target[last] = yaml.safe_load(value)
@@ -237,11 +238,11 @@ def from_mapping(mapping: Mapping[str, Any]) -> Recipe:
     known("", mapping, [field.name for field in dataclasses.fields(Recipe)], within(mapping))
     sections = {name: typed(cls, section(mapping, name), name) for name, cls in SECTIONS.items()}
     model = dict(section(mapping, "model"))
-    name = str(model.pop("name", "resnet18"))
+    name = str(model.pop("name", REPLACING["model.name"]))
     make = models.factory(name)
     settings = arguments(make, model, "model", skip=("classes", "channels"))
     objective = dict(section(mapping, "objective"))
-    method = objectives.find(str(objective.pop("name", "anchor")))
+    method = objectives.find(str(objective.pop("name", REPLACING["objective.name"])))
     top = typed(Top, {key: mapping[key] for key in ("name", "seed") if key in mapping}, "")
     recipe = Recipe(
         **dataclasses.asdict(top),

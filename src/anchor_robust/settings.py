@@ -18,6 +18,28 @@ FAILED = re.compile(r'Parser key "(\w+)')
 FRACTION = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
 
 
+class OncePerKey(yaml.SafeLoader):
+    """YAML's rule that a mapping has a key once, which PyYAML lets pass: the first of two sections would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def from_yaml(text: str) -> Any:
+    """Plain YAML as plain values; raises yaml.YAMLError, for a key that is given twice as well."""
+    return yaml.load(text, Loader=OncePerKey)
+
+
+def scalar(value: Any) -> str:
+    """A value as YAML writes it on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+
+
 def typed(cls: type, mapping: Mapping[str, Any], where: str) -> Any:
     return cls(**arguments(cls, mapping, where))
 

@@ -4,8 +4,8 @@ import itertools
 import textwrap
 
 from .. import models, objectives
-from ..recipe import SECTIONS, Model, Recipe, as_mapping, built_in, scalar, settle
-from ..settings import meaning
+from ..recipe import SECTIONS, Model, Recipe, as_mapping, built_in, settle
+from ..settings import meaning, scalar
 
 
 def promise(text: str) -> list[str]:

@@ -9,14 +9,21 @@ from typing import Any
 import yaml
 
 from ..errors import Refusal
-from ..recipe import merge, scalar
+from ..recipe import merge
+from ..report.compare import VALIDATED
 from ..report.dotted import flat
-from ..settings import fraction
+from ..settings import fraction, scalar
 
 Point = dict[str, str]
 NUMBER = r"[-+.\deE/ ]+?"
 RANGE = re.compile(rf"(?P<log>log:)?(?P<low>{NUMBER})\.\.(?P<high>{NUMBER})")
-FORBIDDEN = {"seed": "--seeds N trains each combination with seeds 0 to N - 1", "name": "a name decides no number"}
+FORBIDDEN = {
+    "seed": "--seeds N trains each combination with seeds 0 to N - 1",
+    "name": "a name decides no number",
+    **dict.fromkeys(
+        VALIDATED, "it decides how hard the validation is that ranks them; sweep at one value, then at another"
+    ),
+}
 
 
 @dataclass(frozen=True)

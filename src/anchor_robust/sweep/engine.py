@@ -125,8 +125,7 @@ def sweep(
         "robust" if any(recipe.objective.selects_on == "robust" for recipe in recipes) else "clean",
     )
     check_distinct(points, recipes) if tries is None else axes.optional_optuna()
-    for name in {recipe.data.name for recipe in recipes}:
-        data.load(name, "train", data_dir)
+    data.load(recipes[0].data.name, "train", data_dir)
     claim(asked.out, asked.identity)
     with runs.alone(asked.out):
         if tries is None:
