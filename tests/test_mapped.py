@@ -1,5 +1,6 @@
 """Images on the disk are the images that they would be in memory."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -87,10 +88,24 @@ def test_what_is_asked_for_next_is_read_ahead(folder: Path, monkeypatch: pytest.
     assert len(images.expected) <= 2
 
 
+def test_images_may_be_more_than_memory(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    count = 2 * memory // 1024**2
+    with open(tmp_path / "train" / "x.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": (count, 1024, 1024, 1)}
+        )
+        file.truncate(file.tell() + count * 1024**2)  # a hole, which takes no place on the disk
+    np.save(tmp_path / "train" / "y.npy", np.arange(count) % 2)
+    images = data.load(str(tmp_path), "train")
+    assert len(images) == count
+    assert not images.pixels(torch.tensor([0, count - 1])).any()
+
+
 def test_changing_a_batch_changes_no_file(folder: Path) -> None:
     images = data.load(str(folder), "train")
     images.pixels(slice(None)).zero_()
-    images.images.zero_()
     assert torch.equal(data.load(str(folder), "train").pixels(slice(None)), coloured().pixels(slice(None)))
 
 

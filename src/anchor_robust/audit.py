@@ -70,7 +70,8 @@ def audit(
     if out is not None and out.suffix != ".json":
         raise Refusal(f"--out {out} given; name a file that ends in .json")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    subject = under_test(Named(source, model, model_args, dataset, normalize, data_dir), device)
+    with processes.refusing_together():
+        subject = under_test(Named(source, model, model_args, dataset, normalize, data_dir), device)
     if subject.note:
         display.line(subject.note)
     ball = ball_asked(subject.ball, norm, eps)

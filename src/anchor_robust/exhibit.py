@@ -82,7 +82,7 @@ def exhibit(
     Attacks start from the generator `seed`. A model without embeddings of ours, or with such as lie on no map, gets a
     gallery alone, and `facts` say why.
     """
-    device = images.images.device
+    device = images.labels.device
     grid, total = balls(ball), min(GALLERY, len(images)) * len(balls(ball)) + min(MAP, len(images))
     with evaluating(model, device), bar("pictures", total) as advance:
         fast = searched(model, "float32", images.pixels(slice(batch_size)))

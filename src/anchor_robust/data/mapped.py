@@ -1,5 +1,6 @@
 """Images of the user's own in more bytes than memory has: NumPy arrays that stay on the disk until they are read."""
 
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -51,8 +52,9 @@ class MappedSet(ImageSet):
         return self.read(indices).float().div_(255)
 
     def read(self, indices: Tensor | slice) -> Tensor:
-        """The images at `indices`, uint8 [b c h w], on the labels' device."""
-        batch = self.images.permute(0, 2, 3, 1).index_select(0, self.rows[indices]).permute(0, 3, 1, 2)
+        """The images at `indices`, which may lie on any device, uint8 [b c h w] on the labels' device."""
+        rows = self.rows[indices.cpu() if isinstance(indices, Tensor) else indices]
+        batch = self.images.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
         if self.labels.is_cuda:
             return batch.pin_memory().to(self.labels.device, non_blocking=True)
         return batch
@@ -74,13 +76,20 @@ def folder(path: str | Path, split: str) -> MappedSet:
     if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
         raise Refusal(f"{path}/{split}/y.npy holds {y.dtype} {list(y.shape)}; allowed: an integer for each of {len(x)}")
     return MappedSet(
-        images=torch.from_numpy(x).permute(0, 3, 1, 2),
+        images=read_only(x).permute(0, 3, 1, 2),
         labels=torch.from_numpy(y.astype(np.int64)),
         classes=class_names(Path(path)),
         name=str(path),
         split=split,
         rows=torch.arange(len(x)),
     )
+
+
+def read_only(array: np.ndarray) -> Tensor:
+    """The array as a tensor that nobody may write to; torch, which has none such, would warn of that."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(array)
 
 
 def class_names(path: Path) -> tuple[str, ...]:
@@ -95,9 +104,10 @@ def class_names(path: Path) -> tuple[str, ...]:
 
 
 def mapped(path: Path) -> np.ndarray:
-    """The array in a file; it is read where it is looked at, and changes to it are never written."""
+    """The array in a file, which is read where it is looked at and cannot be changed."""
     try:
-        return np.load(path, mmap_mode="c", allow_pickle=False)
+        # Mapped for writing it would have to fit into memory, were it only in private.
+        return np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise Refusal(f"{path} is missing; a data set of your own is {LAYOUT}") from None
     except Exception as error:  # a broken file can fail anywhere in the reader

@@ -103,12 +103,16 @@ def evaluating(model: Model, device: torch.device) -> Iterator[None]:
     """Evaluation mode for the module behind `model` and all in it, without autocast; each keeps its own mode."""
     module = module_behind(model)
     modes = {child: child.training for child in module.modules()} if module else {}
-    for child in modes:
-        child.training = False
+    cudnn = torch.backends.cudnn
+    tf32 = cudnn.allow_tf32
     try:
+        for child in modes:
+            child.training = False
         # TF32, which cuDNN's convolutions use unasked, keeps 10 of float32's 23 bits.
-        with torch.autocast(device.type, enabled=False), torch.backends.cudnn.flags(allow_tf32=False):
+        cudnn.allow_tf32 = False
+        with torch.autocast(device.type, enabled=False):
             yield
     finally:
+        cudnn.allow_tf32 = tf32
         for child, training in modes.items():
             child.training = training

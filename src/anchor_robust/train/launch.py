@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, Literal
 
 import torch
@@ -25,13 +26,16 @@ NAMES = ("forward_sync_buffers", "broadcast_buffers")
 KNOWN = inspect.signature(DistributedDataParallel).parameters
 OWN_BUFFERS: dict[str, Any] = {next(name for name in NAMES if name in KNOWN): False}
 Precision = Literal["bf16-mixed", "32-true"]
+# A process waits for the others while one of them ends a unit of an evaluation, which may take hours. That one has died
+# is seen by who watches them, not by a clock.
+PATIENCE = timedelta(days=7)
 LOST = ("gloo", "NCCL", "TCPStore", "Broken pipe")  # in what a collective raises when another process is gone
 
 
 def fabric(precision: Precision = "32-true", devices: int = 1, nodes: int = 1) -> Fabric:
     """Fabric on the accelerator, or on processors where there is none; several of them average their gradients."""
     kind = "cuda" if torch.cuda.is_available() else "cpu"
-    strategy = DDPStrategy(**OWN_BUFFERS) if devices * nodes > 1 else "auto"
+    strategy = DDPStrategy(timeout=PATIENCE, **OWN_BUFFERS) if devices * nodes > 1 else "auto"
     try:
         return Fabric(accelerator=kind, strategy=strategy, devices=devices, num_nodes=nodes, precision=precision)
     except Exception as error:
@@ -86,7 +90,7 @@ def launched(
 def told(error: BaseException) -> BaseException:
     """What this process says of an error that ends all of them."""
     if isinstance(error, Refusal | KeyboardInterrupt):
-        return error if processes.first() else SystemExit()
+        return error if processes.first() else SystemExit(2)
     if isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST):
         lost = f"process {processes.index()} has lost the others"
         return Refusal(f"{lost} (--debug shows why); what was saved stays, go on from it")
