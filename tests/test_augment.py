@@ -301,3 +301,10 @@ def test_strong_is_supcons_augmentation_in_its_order(mirrored):
     expected = color_jitter(expected, 0.4, 0.4, 0.4, 0.1, 0.8, generator)
     expected = grayscale(expected, 0.2, generator)
     assert torch.equal(strong(x, mirrored, seeded()), expected)
+
+
+def test_strong_can_leave_the_whole_image_in_view() -> None:
+    x = pictures(16)
+    generator = seeded()
+    expected = grayscale(color_jitter(flip(x, generator), 0.4, 0.4, 0.4, 0.1, 0.8, generator), 0.2, generator)
+    assert torch.equal(strong(x, True, seeded(), cut=False), expected)

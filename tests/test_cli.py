@@ -313,6 +313,24 @@ def test_our_own_fault_exits_1_with_one_line_and_debug_raises(
         main(["recipes", "digits-anchor", "--debug"])
 
 
+@pytest.mark.parametrize(
+    "error",
+    (torch.OutOfMemoryError("CUDA out of memory."), MemoryError(), RuntimeError("can't allocate memory: 9 bytes")),
+)
+def test_a_lack_of_memory_is_told_with_what_helps(
+    error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def large(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr("anchor_robust.cli.explained.explained", large)
+    assert main(["recipes", "digits-anchor"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    for word in ("memory does not suffice", "--optimise.micro_batch", "--batch-size", str(error)):
+        assert word in told
+
+
 def test_quickstart_shows_what_the_tool_is_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "quickstart"
     assert main(["quickstart", "--out", str(out)]) == 0

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from anchor_robust import audit, checkpoint, data, objectives, runs, train
 from anchor_robust.attacks import PGD
+from anchor_robust.data import augment
+from anchor_robust.data.mix import Mixed, mix
 from anchor_robust.display import Display, Plan, Quiet
 from anchor_robust.errors import Refusal
 from anchor_robust.recipe import Recipe, settle
@@ -199,6 +203,26 @@ def test_every_method_takes_every_strengthener(method: str, strengthener: str, t
     assert {"backbone.conv1.weight", "backbone.linear.weight", "backbone.bn1.running_mean"} <= set(moved)
 
 
+def test_images_are_mixed_after_their_crop_and_cut_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crop = ("--data.crop=2", "--data.flip=true")
+    training = train.build(small("pgd-at", "--data.mix=cutmix", *crop), data.load("digits", "train"), tmp_path)
+    state, indices = training.generator.get_state(), torch.arange(128)
+    seen: list[Tensor] = []
+
+    def noted(x: Tensor, *given: Any) -> Mixed:
+        seen.append(x)
+        return mix(x, *given)
+
+    monkeypatch.setattr(train.update, "mix", noted)
+    learner, x, _ = train.update.batch(training, indices, 0, 10)
+    pixels = training.train.pixels(indices)
+    assert torch.equal(seen[0], augment.light(pixels, 2, True, torch.Generator().set_state(state)))
+    assert not torch.equal(seen[0], x)
+    assert torch.equal(learner.light(x, training.generator), x)
+    again = [torch.Generator().manual_seed(1) for _ in range(2)]
+    assert torch.equal(learner.strong(x, again[0]), augment.strong(x, True, again[1], cut=False))
+
+
 def test_awp_takes_the_gradient_at_the_perturbed_weights_and_attacks_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +366,15 @@ def test_resuming_a_finished_run_changes_nothing(whole: Path) -> None:
     before = (whole / runs.WEIGHTS).read_bytes()
     train.resume(whole, None, Display())
     assert (whole / runs.WEIGHTS).read_bytes() == before
+
+
+def test_resume_refuses_the_random_numbers_of_another_kind_of_device(whole: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    saved = torch.load(run / runs.LAST, weights_only=True)
+    of_cuda = torch.zeros(16, dtype=torch.uint8)
+    checkpoint.save_state(run / runs.LAST, saved | {"generator": of_cuda})
+    with pytest.raises(Refusal, match="another kind of device"):
+        train.resume(run, None, Display())
 
 
 def test_resume_refuses_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,15 @@ So an image's crop or random start does not depend on who computes it: one proce
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Generator, Tensor
+
+
+def global_state_kept(device: torch.device) -> AbstractContextManager[None]:
+    """What is drawn inside from torch's global generators, seeded or not, moves nothing outside."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 class PartGenerator(Generator):

@@ -30,8 +30,9 @@ class Data:
             y.npy each; it may be larger than memory.
         crop: Pixels of zero padding from which a random crop is cut; 0 does not crop.
         flip: Mirror half of the images; off where left and right mean something, as in digits.
-        mix: Blend pairs of images, labels included: none, mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899). The
-            attack then works against the label of the larger share.
+        mix: Blend pairs of images, labels included, after crop and flip: none, mixup (arXiv 1710.09412) or cutmix
+            (arXiv 1905.04899), with which no strong view is cut. The attack then works against the label of the larger
+            share.
         mix_alpha: The share of the first image is drawn from Beta(mix_alpha, mix_alpha); 1 is uniform.
     """
 

@@ -19,6 +19,7 @@ from . import checkpoint, data, runs
 from .checkpoint import State
 from .data import ImageSet
 from .display import Display, told
+from .draws import global_state_kept
 from .errors import Refusal
 from .evaluation import evaluating
 from .interrupt import interruptible
@@ -45,14 +46,20 @@ def start(
 
     The head kept is that of the epoch with the best validation accuracy: robust for an adversarial head, else clean;
     the other accuracy settles a tie.
-    Only `epochs` and `lr` (the peak) differ from the run's optimise section. An interrupt leaves no directory behind.
+    `epochs` and `lr` (the peak) take the place of the run's; its clip, average, weight perturbation, mixing of images
+    and ramp of eps are off, as the recipe that is written says. An interrupt leaves no directory behind.
     """
     if not (source / runs.RECIPE).is_file():
         raise Refusal(f"{source} holds no {runs.RECIPE}; give a run that anchor train has written")
     recipe = settle(str(source / runs.RECIPE))
-    recipe = replace(recipe, name=f"{recipe.name}-{'adversarial' if adversarial else 'clean'}-head")
-    settings = replace(recipe.optimise, epochs=epochs, lr=lr)
-    recipe = replace(recipe, optimise=settings)
+    settings = replace(recipe.optimise, epochs=epochs, lr=lr, clip=0.0, ema=0.0, ema_from=0.0, awp=0.0, awp_from=0.0)
+    recipe = replace(
+        recipe,
+        name=f"{recipe.name}-{'adversarial' if adversarial else 'clean'}-head",
+        data=replace(recipe.data, mix="none"),
+        attack=replace(recipe.attack, ramp=0.0),
+        optimise=settings,
+    )
     run = out or Path("runs") / recipe.name
     runs.check_free(run)
     training = encoder(source, recipe, data.load(recipe.data.name, "train", data_dir), run)
@@ -85,7 +92,7 @@ def encoder(source: Path, recipe: Recipe, images: ImageSet, run: Path) -> Traini
 def fit(training: Training, settings: Optimise, adversarial: bool, display: Display) -> Accuracies:
     """Train the head from fresh weights and leave the network with the best; returns its epoch and accuracies."""
     recipe, linear = training.recipe, training.network.backbone.linear
-    with torch.random.fork_rng():
+    with global_state_kept(training.fabric.device):
         torch.manual_seed(recipe.seed)
         linear.reset_parameters()
     optimizer, state = sgd(linear, settings), State()

@@ -30,8 +30,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except Exception as error:
+        if out_of_memory(error):
+            told = (
+                "memory does not suffice; take fewer images at once: --optimise.micro_batch N to train, --batch-size N"
+            )
+            return failed(REFUSED, f"{told} to evaluate ({one_line(error)[:200]})", debug)
         told = f"this is a fault of anchor: {type(error).__name__}: {one_line(error)}; --debug shows where"
         return failed(FAULT, told, debug)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether the device or the system has no memory left; told by name, as no command has to wait for torch here."""
+    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return named or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def failed(status: int, message: str, debug: bool) -> int:

@@ -23,9 +23,10 @@ def light(x: Tensor, padding: int, flip: bool, generator: Generator) -> Tensor:
     return mirror(x, generator) if flip else x
 
 
-def strong(x: Tensor, flip: bool, generator: Generator) -> Tensor:
-    """SupCon's augmentation (Khosla et al., arXiv 2004.11362), in its order."""
-    x = random_resized_crop(x, (0.2, 1.0), (3 / 4, 4 / 3), generator)
+def strong(x: Tensor, flip: bool, generator: Generator, *, cut: bool = True) -> Tensor:
+    """SupCon's augmentation (Khosla et al., arXiv 2004.11362), in its order; without `cut` all of an image stays."""
+    if cut:
+        x = random_resized_crop(x, (0.2, 1.0), (3 / 4, 4 / 3), generator)
     if flip:
         x = mirror(x, generator)
     x = color_jitter(x, 0.4, 0.4, 0.4, 0.1, 0.8, generator)

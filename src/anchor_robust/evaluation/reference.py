@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..attacks import Attack, Stage
 from ..attacks.base import Model
+from ..draws import global_state_kept
 from ..errors import Refusal
 from ..threat import Ball
 
@@ -40,7 +41,7 @@ class Reference(Attack):
 
     def search(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         # Their searches seed the global generators.
-        with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []), torch.no_grad():
+        with global_state_kept(x.device), torch.no_grad():
             return self.authors(model, x, generator.initial_seed()).perturb(x.contiguous(), y)
 
     def authors(self, model: Model, x: Tensor, seed: int) -> Any:

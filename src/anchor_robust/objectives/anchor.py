@@ -6,7 +6,7 @@
 
 L is `losses.hard_supcon` over the embeddings of all the views. The last two terms are MART's: hard positives for the
 embeddings, the hardest negative and the hardest images for the classifier. With margin 1 and consistency 5 the contrast
-acts on MART in place of PGD-AT, which is what is left at contrast 0.
+acts on MART in place of PGD-AT, which is what is left at contrast 0 with no view more than they have.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +45,7 @@ class Anchor(Objective):
         projection_width: Width of the projection head's output, the space in which similarities are taken.
         hardness_ramp: Share of the training over which hardness rises from 0; early embeddings are not worth mining.
         attack_contrast: Weight of the contrastive loss in what the attack climbs; 0 attacks the cross-entropy alone.
+            The contrast is that of the images which are attacked together: a process's, a micro-batch's.
     """
 
     name: ClassVar[str] = "anchor"

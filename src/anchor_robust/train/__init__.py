@@ -144,6 +144,8 @@ def restore(training: Training, saved: dict[str, Any]) -> State:
         checkpoint.fill(training.network, saved["network"], source)
         checkpoint.fill(training.average.network, saved["average"], source)
         training.optimizer.load_state_dict(saved["optimizer"])
+        if saved["generator"].shape != training.generator.get_state().shape:
+            raise Refusal(f"{source} was saved on another kind of device; its random numbers go on on one like that")
         training.generator.set_state(saved["generator"])
         return State(**{field.name: saved[field.name] for field in dataclasses.fields(State)})
     except KeyError as error:

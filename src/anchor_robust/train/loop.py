@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import checkpoint, environment, processes, runs
 from ..checkpoint import State
 from ..display import Display, Plan
+from ..draws import global_state_kept
 from ..evaluation import evaluating, withstand
 from ..interrupt import interruptible
 from ..models import LogitsOnly
@@ -32,7 +33,7 @@ def fit(training: Training, state: State, display: Display) -> None:
     steps = per_epoch * settings.epochs
     for warning in recipe.warnings():
         display.warning(warning)
-    own_generator = torch.random.fork_rng([training.fabric.device] if training.fabric.device.type == "cuda" else [])
+    own_generator = global_state_kept(training.fabric.device)
     with interruptible() as stop_asked, own_generator, display.training(plan(training, state, per_epoch)) as observer:
         while state.step < steps:
             epoch = state.step // per_epoch

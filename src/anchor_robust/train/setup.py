@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import data, environment, processes
 from ..data import ImageSet, augment
 from ..display import Display
-from ..draws import PartGenerator
+from ..draws import PartGenerator, global_state_kept
 from ..errors import Refusal
 from ..models import Classifier, Folded, backbone, synced
 from ..objectives import Learner
@@ -66,7 +66,7 @@ def build(recipe: Recipe, images: ImageSet, run: Path, fabric: Fabric | None = N
     check_divisible(settings.batch_size, processes.count(), settings.micro_batch)
     mean, std = train_images.channel_statistics()
     std = tuple(each or 1.0 for each in std)  # a channel that is the same everywhere becomes 0
-    with torch.random.fork_rng():
+    with global_state_kept(fabric.device):
         torch.manual_seed(recipe.seed)
         network = backbone(recipe.model.name, len(images.classes), shape, recipe.model.settings)
         network = Classifier(network, mean, std, recipe.objective.projection_width)
@@ -89,7 +89,8 @@ def build(recipe: Recipe, images: ImageSet, run: Path, fabric: Fabric | None = N
             forward=wrapped if alone else connected(wrapped),
             attack=recipe.attack.at(recipe.threat, 1.0),
             light=lambda x, g: augment.light(x, recipe.data.crop, recipe.data.flip, g),
-            strong=lambda x, g: augment.strong(x, recipe.data.flip, g),
+            # Of what CutMix has put together all stays in view, or its label would no longer be true.
+            strong=lambda x, g: augment.strong(x, recipe.data.flip, g, cut=recipe.data.mix != "cutmix"),
             label_smoothing=settings.label_smoothing,
             micro_batch=settings.micro_batch,
         ),

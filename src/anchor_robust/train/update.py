@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import processes, runs
 from ..attacks import Attack
 from ..data.mix import mix
+from ..draws import part_of
 from ..errors import Refusal
 from ..objectives import Learner
 from ..optimise import learning_rate, perturbed, unmoved_statistics
@@ -54,18 +55,25 @@ def to_read(training: Training, indices: Tensor) -> Tensor:
 
 
 def batch(training: Training, indices: Tensor, number: int, steps: int) -> tuple[Learner, Tensor, Tensor]:
-    """This process's images and labels of a step, mixed if the recipe says so, and the learner at this point."""
-    recipe, progress = training.recipe, (number + 1) / steps
+    """This process's images and labels of a step, and the learner at this point.
+
+    If the recipe mixes images, they are mixed as their light augmentation has left them: a crop of a mixed image would
+    change the shares of its label.
+    """
+    recipe, learner, progress = training.recipe, training.learner, (number + 1) / steps
     own, read = processes.part(len(indices)), to_read(training, indices)
     x = training.train.pixels(read).contiguous(memory_format=torch.channels_last)
     y, targets = training.train.labels[read], None
     if recipe.data.mix != "none":
         classes = len(training.train.classes)
+        with part_of(training.generator, 0, len(x)) as generator:
+            x = learner.light(x, generator)
+        learner = replace(learner, light=lambda x, generator: x)
         mixed = mix(x, y, classes, recipe.data.mix, recipe.data.mix_alpha, training.generator)
         x, y, targets = mixed.images[own], mixed.labels[own], mixed.targets[own]
     attack = recipe.attack.at(recipe.threat, progress)
     trusted = number % training.patience > 0
-    return replace(training.learner, attack=attack, progress=progress, targets=targets, trusted=trusted), x, y
+    return replace(learner, attack=attack, progress=progress, targets=targets, trusted=trusted), x, y
 
 
 def descend(training: Training, learner: Learner, x: Tensor, y: Tensor, number: int) -> dict[str, Tensor]:
