@@ -131,6 +131,19 @@ def test_nothing_but_an_evaluation_is_written_over(taken: str, tmp_path: Path) -
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("limit", (200, None))
+def test_a_limit_that_leaves_classes_out_is_told(
+    limit: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = data.load("digits", "test")
+    ordered = images.subset(images.labels.argsort(stable=True))
+    np.savez(tmp_path / "sorted.npz", x=ordered.images.permute(0, 2, 3, 1).numpy(), y=ordered.labels.numpy())
+    lacking = 10 - len(ordered.labels[:limit].unique())
+    audit.audit(DIGITS, ["clean"], limit=limit, dataset=str(tmp_path / "sorted.npz"), display=Display())
+    told = f"lack {lacking} of the classes" in capsys.readouterr().err
+    assert told == (lacking > 0)
+
+
 def test_a_record_of_ones_own_name_may_be_measured_again(tmp_path: Path) -> None:
     for _ in range(2):
         audit.audit(DIGITS, ["clean"], limit=5, out=tmp_path / "again.json", display=Display())

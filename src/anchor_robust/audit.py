@@ -78,6 +78,10 @@ def audit(
     if transfer_from is None and "transfer" in attacks:
         raise Refusal("attack transfer needs --transfer-from RUN, the run whose adversarials are tried on the model")
     images = subject.images.first(min(limit or len(subject.images), len(subject.images)))
+    if absent := len(subject.images.labels.unique()) - len(images.labels.unique()):
+        display.warning(
+            f"the first {len(images)} images lack {absent} of the classes; shuffle the arrays or raise --limit"
+        )
     known = Named(transfer_from, data=dataset or images.name, data_dir=data_dir)
     sibling = under_test(known, device) if transfer_from else None
     planned = [in_context(attack, subject, sibling, ball, data_dir) for attack in attacks]

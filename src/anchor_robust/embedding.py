@@ -42,7 +42,8 @@ def measure(
     """Measure the embeddings of a run directory or a weights file; returns the record that is written.
 
     The first `limit` test images are measured (all if None), clean and under PGD-20 through the composed model, and
-    read by classifiers that are fitted to as many training images. The record goes to `out`, else into the run.
+    read by classifiers that are fitted to about as many training images, in which classes keep their shares. The
+    record goes to `out`, else into the run.
     """
     for option, value in (("--limit", limit), ("--batch-size", batch_size)):
         if value is not None and value < 1:
@@ -53,7 +54,8 @@ def measure(
     subject = under_test(Named(source, model, data_dir=data_dir), device)
     target = destination(source, out, min(limit or len(subject.images), len(subject.images)), display)
     training = data.load(subject.images.name, "train", data_dir)
-    bank, images = (part.first(limit or len(part)) for part in (training, subject.images))
+    bank = data.sample(training, limit) if limit else training
+    images = subject.images.first(limit or len(subject.images))
     attack = pgd20(subject.ball)
     spaces = compare(subject, bank.to(device), images.to(device), attack, batch_size, seed, display)
     record = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
-from math import comb, sqrt
+from math import sqrt
 from statistics import mean, stdev
 
 
@@ -13,7 +13,11 @@ def mcnemar(only_first: int, only_second: int) -> float:
     each falls to either side with probability 1/2: p = min(1, 2 sum_{i <= min} C(n, i) / 2^n).
     """
     n, fewer = only_first + only_second, min(only_first, only_second)
-    return float(min(Fraction(1), Fraction(2 * sum(comb(n, i) for i in range(fewer + 1)), 2**n)))
+    ways = term = 1  # C(n, 0), from which each C(n, i) follows
+    for i in range(1, fewer + 1):
+        term = term * (n - i + 1) // i
+        ways += term
+    return float(min(Fraction(1), Fraction(2 * ways, 2**n)))
 
 
 def paired_t(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
