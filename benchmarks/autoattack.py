@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from anchor_robust import data, environment
+from anchor_robust.data import Given
 from anchor_robust.evaluation import measure
 from anchor_robust.evaluation.reference import NORMS, authors_code
 from anchor_robust.evaluation.searching import Precision
@@ -86,7 +87,7 @@ def theirs(model: nn.Module, ball: Ball, classes: int, everywhere: bool, seed: i
 
 
 def ours(model: nn.Module, ball: Ball, search: Precision, x: Tensor, y: Tensor) -> Tensor:
-    found = measure(model, x, y, ("autoattack",), ball=ball, batch_size=len(x), search=search)
+    found = measure(model, Given(x, y), ("autoattack",), ball=ball, batch_size=len(x), search=search)
     return torch.from_numpy(found.outcomes["held_autoattack"])
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 import ours
 import plain
 from anchor_robust import load
+from anchor_robust.data import Given
 from anchor_robust.evaluation import measure
 from anchor_robust.models import LogitsOnly
 from timing import alternated, compared, device_of, parser, record, write
@@ -51,7 +52,7 @@ def measured(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         held["plain"] = torch.cat([whitebox(model, *part) for part in parts]).cpu()
 
     def product() -> None:
-        found = measure(model, x, y, ("clean", "pgd20"), batch_size=given.batch)
+        found = measure(model, Given(x, y), ("clean", "pgd20"), batch_size=given.batch)
         held["anchor"] = torch.from_numpy(found.outcomes["held_pgd20"])
 
     timings = alternated({"plain": usual, "anchor": product}, given.rounds, device)

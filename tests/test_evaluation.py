@@ -5,7 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
@@ -20,8 +20,10 @@ from torch import Tensor, nn
 import anchor_robust
 from anchor_robust import evaluation
 from anchor_robust.attacks import APGD, PGD, Attack, Square
+from anchor_robust.data import Given
 from anchor_robust.errors import Refusal
 from anchor_robust.evaluation import PROTOCOLS, evaluate, measure
+from anchor_robust.evaluation.corrupted import corrupted
 from anchor_robust.intervals import wilson
 from anchor_robust.threat import Ball
 
@@ -169,7 +171,7 @@ def test_on_a_linear_model_the_margin_decides(attack: str, norm: Any, eps: float
         model, x, y = linear_model(norm, eps, shares)
     assert x.min() > eps, "no image touches the box"
     assert x.max() < 1 - eps
-    outcomes = measure(model, x, y, ("clean", attack), ball=Ball(norm, eps)).outcomes
+    outcomes = measure(model, Given(x, y), ("clean", attack), ball=Ball(norm, eps)).outcomes
     assert (outcomes["clean_prediction"] == y.numpy()).tolist() == [share > 0 for share in shares]
     assert outcomes[f"held_{attack}"].tolist() == [share > 1 for share in shares]
 
@@ -234,10 +236,31 @@ def test_the_record_states_every_convention() -> None:
     assert record["checks"][0].keys() == {"name", "verdict", "detail"}
 
 
+@dataclass(frozen=True, eq=False)
+class Noted(Given):
+    """Images that note how many of them are asked for at once."""
+
+    asked: list[int] = field(default_factory=list)
+
+    def pixels(self, indices: Tensor | slice) -> Tensor:
+        found = super().pixels(indices)
+        self.asked.append(len(found))
+        return found
+
+
+def test_images_are_looked_at_a_batch_at_a_time() -> None:
+    model, x = ConvNet(), images()
+    noted = Noted(x, truthful(model, x))
+    measure(model, noted, ATTACKS, batch_size=7, curves=("eps",))
+    evaluation.withstand(model, PGD(Ball("linf", 0.031)), noted, torch.Generator(), 7)
+    corrupted(model, noted, None, 7, 0, evaluation.silent_bar)
+    assert max(noted.asked) == 7 < len(x)
+
+
 def test_the_outcomes_say_what_happened_to_every_image() -> None:
     model, x = ConvNet(), images()
     y = truthful(model, x)
-    measurement = measure(model, x, y, ATTACKS, batch_size=7)
+    measurement = measure(model, Given(x, y), ATTACKS, batch_size=7)
     outcomes = measurement.outcomes
     attacks = ("pgd20", "pgd20-2-255")
     under = {f"{what}_{attack}" for what in ("held", "prediction") for attack in attacks}
@@ -265,7 +288,7 @@ def test_an_image_that_is_wrong_clean_is_not_held_where_noise_would_put_it_right
         return torch.stack([noisy, 1 - noisy], dim=1)
 
     x = torch.full((2, 3, 4, 4), 0.5)
-    outcomes = measure(grey_is_1_all_else_0, x, torch.tensor([0, 1])).outcomes
+    outcomes = measure(grey_is_1_all_else_0, Given(x, torch.tensor([0, 1]))).outcomes
     assert outcomes["clean_prediction"].tolist() == [1, 1]
     assert outcomes["held_pgd20"].tolist() == [False, False]
     assert outcomes["prediction_pgd20"].tolist() == [1, 0]
@@ -275,7 +298,7 @@ def test_an_image_that_is_wrong_clean_is_not_held_where_noise_would_put_it_right
 def test_classes_add_up(classes: tuple[str, ...] | None) -> None:
     model, x = ConvNet(), images()
     y = truthful(model, x)
-    measurement = measure(model, x, y, ATTACKS, classes=classes)
+    measurement = measure(model, Given(x, y), ATTACKS, classes=classes)
     names = list(classes or "0123")
     present = [names[label] for label in sorted(set(y.tolist()))]
     for result in measurement.record["results"]:
@@ -334,10 +357,10 @@ def test_the_seed_alone_decides() -> None:
     y = truthful(model, x)
     state = torch.get_rng_state()
     torch.manual_seed(1)
-    first = measure(model, x, y, seed=5)
+    first = measure(model, Given(x, y), seed=5)
     torch.manual_seed(2)
     before = torch.get_rng_state()
-    again = measure(model, x, y, seed=5)
+    again = measure(model, Given(x, y), seed=5)
     assert torch.equal(torch.get_rng_state(), before)
     torch.set_rng_state(state)
     assert told(first.record) == told(again.record)
@@ -445,7 +468,7 @@ def test_no_answer_is_nobodys_class() -> None:
         return torch.where(levels[:, None], model(x), torch.nan)
 
     model.eval()
-    measured = measure(brittle, x, y, ("clean", "noise"), ball=Ball("linf", 0.01))
+    measured = measure(brittle, Given(x, y), ("clean", "noise"), ball=Ball("linf", 0.01))
     assert [result["accuracy"] for result in measured.record["results"]] == [1, 0]
     assert set(measured.outcomes["prediction_noise"]) == {-1}
 

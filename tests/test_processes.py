@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from anchor_robust import processes, runs
 from anchor_robust.attacks import PGD
+from anchor_robust.data import Given
 from anchor_robust.errors import Refusal
 from anchor_robust.evaluation import Ledger, measure
 from anchor_robust.losses import hard_supcon
@@ -133,7 +134,7 @@ def measured(folder: Path, fabric: Fabric | None = None) -> Found:
     model[1].weight.data = weight
     y = model(x).argmax(1)
     ledger = Ledger(folder / "evaluation.json")
-    found = measure(model, x, y, ("clean", PGD(Ball("linf", 0.1), steps=3)), batch_size=8, ledger=ledger)
+    found = measure(model, Given(x, y), ("clean", PGD(Ball("linf", 0.1), steps=3)), batch_size=8, ledger=ledger)
     seconds = [result.pop("seconds") for result in found.record["results"]]
     for result in found.record["results"]:
         for stage in result.get("stages", []):

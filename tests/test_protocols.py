@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from anchor_robust import evaluation
 from anchor_robust.attacks import PGD, Attack, Square, Stage
 from anchor_robust.attacks.base import Model
+from anchor_robust.data import Given
 from anchor_robust.errors import Refusal
 from anchor_robust.evaluation import PROTOCOLS, Protocol, evaluate, measure, measuring, searching
 from anchor_robust.evaluation.protocols import Planned, known_attacks, plan
@@ -51,7 +52,9 @@ def test_every_stage_works_on_what_stands_in_full_batches(monkeypatch: pytest.Mo
     sieve = [Stage("even", (even,)), Stage("odd", (third, fifth))]
     protocol = Protocol(lambda ball: "Sieve", lambda ball, classes: sieve)
     monkeypatch.setitem(PROTOCOLS, "sieve", protocol)
-    measurement = measure(dark_is_wrong, numbered(30), torch.ones(30).long(), ("sieve",), ball=ball, batch_size=4)
+    measurement = measure(
+        dark_is_wrong, Given(numbered(30), torch.ones(30).long()), ("sieve",), ball=ball, batch_size=4
+    )
     primes_and_one = [n for n in range(1, 31) if n % 2 and n % 3 and n % 5]
     assert (measurement.outcomes["held_sieve"].nonzero()[0] + 1).tolist() == primes_and_one
     assert even.sizes == [4] * 7 + [2]
@@ -112,7 +115,7 @@ def test_autoattack_finds_what_can_be_found(name: str, classes: int, engine: Any
         pytest.importorskip("pyautoattack")
     model, x, y, distance, ball = linear(classes)
     assert 8 <= int((distance > ball.eps).sum()) <= len(x) - 8
-    measurement = measure(model, x, y, (name,), ball=ball, engine=engine, batch_size=10)
+    measurement = measure(model, Given(x, y), (name,), ball=ball, engine=engine, batch_size=10)
     assert measurement.outcomes[f"held_{name}"].tolist() == (distance > ball.eps).tolist()
     (result,) = measurement.record["results"]
     assert result["engine"] == {"anchor": "anchor", "reference": "pyautoattack"}[engine]
@@ -133,32 +136,32 @@ def test_the_authors_code_leaves_no_traces() -> None:
     previous = sys.gettrace()
     sys.settrace(trace)
     try:
-        first = measure(model, x, y, ("autoattack-preview",), ball=ball, engine="reference")
+        first = measure(model, Given(x, y), ("autoattack-preview",), ball=ball, engine="reference")
         assert sys.gettrace() is trace
     finally:
         sys.settrace(previous)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(8)
-    again = measure(model, x, y, ("autoattack-preview",), ball=ball, engine="reference")
+    again = measure(model, Given(x, y), ("autoattack-preview",), ball=ball, engine="reference")
     assert (first.outcomes["held_autoattack-preview"] == again.outcomes["held_autoattack-preview"]).all()
 
 
 def test_the_reference_engine_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, y, *_ = linear(4)
     with pytest.raises(Refusal, match="runs autoattack and autoattack-preview alone; add one"):
-        measure(model, x, y, ("clean", "pgd20"), engine="reference")
+        measure(model, Given(x, y), ("clean", "pgd20"), engine="reference")
     with pytest.raises(Refusal, match=r"engine 'foolbox'.*anchor, reference"):
         known_attacks(("autoattack",), "foolbox")  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
     with pytest.raises(Refusal, match="pip install pyautoattack"):
-        measure(model, x, y, ("autoattack",), engine="reference")
+        measure(model, Given(x, y), ("autoattack",), engine="reference")
 
 
 def test_the_reference_engine_needs_four_classes() -> None:
     pytest.importorskip("pyautoattack")
     model, x, y, _, ball = linear(3)
     with pytest.raises(Refusal, match="3 classes; allowed: 4 or more"):
-        measure(model, x, y, ("autoattack",), ball=ball, engine="reference")
+        measure(model, Given(x, y), ("autoattack",), ball=ball, engine="reference")
 
 
 def test_the_reference_engine_runs_other_attacks_as_ever() -> None:
@@ -258,13 +261,13 @@ def test_only_protocols_of_many_passes_repay_a_compiler(monkeypatch: pytest.Monk
         Climbing(ball, steps=enough - 1),
         Climbing(ball, steps=-(-enough // 10), restarts=10),
     ):
-        measure(model, x, y, (attack,), ball=ball, batch_size=len(x) - 1)
+        measure(model, Given(x, y), (attack,), ball=ball, batch_size=len(x) - 1)
     assert searched_on == ["search"] * 2 + ["compiled"] * 2 + ["search"] * 2 + ["compiled"] * 2
     # The first stage is judged by itself, a later one with all that comes after it.
     searched_on.clear()
     few, many = Climbing(ball, steps=2), Asking(ball, queries=enough)
     stages = tuple(Stage(str(number), (attack,)) for number, attack in enumerate((few, few, many)))
-    measure(model, x, y, (Planned("staged", "staged", stages),), ball=ball, batch_size=len(x))
+    measure(model, Given(x, y), (Planned("staged", "staged", stages),), ball=ball, batch_size=len(x))
     assert searched_on == ["search", "compiled", "compiled"]
 
 
@@ -284,7 +287,7 @@ def test_the_verdict_is_the_models_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search that sees another function cannot make the model look worse, nor better."""
     model, x, y, distance, ball = linear(4)
     monkeypatch.setattr(evaluation.measuring, "searched", lambda model, *given: lambda x: -model(x))
-    held = measure(model, x, y, ("pgd20",), ball=ball).outcomes["held_pgd20"]
+    held = measure(model, Given(x, y), ("pgd20",), ball=ball).outcomes["held_pgd20"]
     assert held.all()
     assert not (distance > ball.eps).all()
 
@@ -305,10 +308,10 @@ def test_a_bf16_search_is_told_and_tried_again_in_float32() -> None:
     nearest_first = distance.argsort()
     x, y, distance = x[nearest_first], y[nearest_first], distance[nearest_first]
     attack = PGD(ball, steps=40, step_size=ball.eps / 10, start="none")
-    exact = measure(model, x, y, (attack,), search="float32").outcomes["held_pgd"]
+    exact = measure(model, Given(x, y), (attack,), search="float32").outcomes["held_pgd"]
     assert exact.tolist() == (distance > ball.eps).tolist()
     for size in (100, 3):
-        measurement = measure(BlindInBf16(model), x, y, (attack,), search="bf16", batch_size=size)
+        measurement = measure(BlindInBf16(model), Given(x, y), (attack,), search="bf16", batch_size=size)
         held, (_, check) = measurement.outcomes["held_pgd"], measurement.record["checks"]
         told = int((~exact[:size]).sum())
         assert (held == exact)[:size].all()
@@ -322,7 +325,7 @@ def test_a_bf16_search_is_told_and_tried_again_in_float32() -> None:
 
 def test_a_bf16_search_that_misses_nothing_passes() -> None:
     model, x, y, distance, ball = linear(2)
-    measurement = measure(model, x, y, ("pgd20-2-255",), ball=ball, search="bf16")
+    measurement = measure(model, Given(x, y), ("pgd20-2-255",), ball=ball, search="bf16")
     assert measurement.outcomes["held_pgd20-2-255"].tolist() == (distance > ball.eps).tolist()
     assert [check["verdict"] for check in measurement.record["checks"]] == ["pass", "pass"]
 
@@ -332,7 +335,7 @@ def test_a_bf16_search_that_misses_nothing_passes() -> None:
 
 def test_curves_give_the_closed_form() -> None:
     model, x, y, distance, ball = linear(2)
-    curves = measure(model, x, y, ("clean",), ball=ball, curves=("eps", "steps")).record["curves"]
+    curves = measure(model, Given(x, y), ("clean",), ball=ball, curves=("eps", "steps")).record["curves"]
     shares = [0, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4]
     assert [point["eps"] for point in curves["eps"]] == pytest.approx([share * ball.eps for share in shares])
     for point in curves["eps"]:
@@ -357,7 +360,9 @@ def test_no_point_of_a_curve_is_made_from_another(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(PGD, "search", only_small)
     ball = Ball("linf", 0.2)
-    record = measure(dark_is_wrong, numbered(12), torch.ones(12).long(), ("clean",), ball=ball, curves=("eps",)).record
+    record = measure(
+        dark_is_wrong, Given(numbered(12), torch.ones(12).long()), ("clean",), ball=ball, curves=("eps",)
+    ).record
     accuracies = [point["accuracy"] for point in record["curves"]["eps"]]
     assert accuracies[0] == 1
     assert min(accuracies) < 1
@@ -371,31 +376,32 @@ def test_a_curve_stays_within_what_pixels_allow_and_takes_l2() -> None:
 
 
 def sketched(ball: Ball) -> list[dict[str, Any]]:
-    record = measure(dark_is_wrong, numbered(3), torch.ones(3).long(), (), ball=ball, curves=("eps",)).record
+    record = measure(dark_is_wrong, Given(numbered(3), torch.ones(3).long()), (), ball=ball, curves=("eps",)).record
     return list(record["curves"]["eps"])
 
 
 def test_an_unknown_curve_is_refused() -> None:
     with pytest.raises(Refusal, match="'esp' is unknown; allowed: eps, steps"):
-        measure(dark_is_wrong, numbered(3), torch.ones(3).long(), curves=("esp",))
+        measure(dark_is_wrong, Given(numbered(3), torch.ones(3).long()), curves=("esp",))
 
 
 def test_checks_see_the_measurement_and_join_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, y, _, ball = linear(4)
     found = {"name": "mine", "verdict": "warn", "detail": "seen"}
 
-    def examine(tested: Any, images: Tensor, labels: Tensor, within: Ball, **more: Any) -> list[dict[str, str]]:
+    def examine(
+        tested: Any, images: Tensor, labels: Tensor, within: Ball, held: Any, sibling: Any, *more: Any
+    ) -> list[dict[str, str]]:
         assert (tested, within) == (model, ball)
-        assert torch.equal(images, x)
-        assert torch.equal(labels, y)
-        assert list(more["held"]) == ["pgd20"]
-        assert more["sibling"] is model
+        assert torch.equal(images.sort(0).values, x.sort(0).values)
+        assert [list(held), len(held["pgd20"])] == [["pgd20"], len(labels)]
+        assert sibling is model
         return [found]
 
     monkeypatch.setattr(measuring, "examine", examine)
     # What breaks in another ball, or by an attack that nobody knows, says nothing of gradient attacks in this one.
     elsewhere = (PGD(Ball("linf", 0.9)), Topples(ball, 2))
     given = {"ball": ball, "sibling": model}
-    assert measure(model, x, y, ("pgd20", *elsewhere), checks=True, **given).record["checks"][-1] == found
-    assert found not in measure(model, x, y, ("pgd20",), **given).record["checks"]
-    assert measure(model, x, y, ("clean",), checks=True, **given).record["checks"] == []
+    assert measure(model, Given(x, y), ("pgd20", *elsewhere), checks=True, **given).record["checks"][-1] == found
+    assert found not in measure(model, Given(x, y), ("pgd20",), **given).record["checks"]
+    assert measure(model, Given(x, y), ("clean",), checks=True, **given).record["checks"] == []

@@ -19,6 +19,7 @@ from anchor_robust import runs
 from anchor_robust.attacks import PGD
 from anchor_robust.attacks.base import Model
 from anchor_robust.cli import main
+from anchor_robust.data import Given
 from anchor_robust.errors import Refusal
 from anchor_robust.evaluation import Ledger, Measurement, curves, measure
 from anchor_robust.evaluation.course import unit_seed
@@ -84,7 +85,7 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def run(ledger: Ledger | None = None, bar: Bar | None = None, **settings: Any) -> Measurement:
     model, x, y = subject()
     settings = {"batch_size": 5, "attacks": ATTACKS, "curves": ("steps",), **settings}
-    return measure(model, x, y, ball=BALL, bar=bar or Bar(), ledger=ledger, **settings)
+    return measure(model, Given(x, y), ball=BALL, bar=bar or Bar(), ledger=ledger, **settings)
 
 
 def same(first: Measurement, second: Measurement) -> bool:
@@ -159,15 +160,15 @@ def test_any_other_evaluation_starts_anew(other: dict[str, Any], tmp_path: Path,
 
 def test_other_images_another_model_or_other_hardware_start_anew(tmp_path: Path, searched: list[int]) -> None:
     model, x, y = subject()
-    measure(model, x, y, ATTACKS, ledger=Ledger(tmp_path / "record.json", {"model": "a"}))
+    measure(model, Given(x, y), ATTACKS, ledger=Ledger(tmp_path / "record.json", {"model": "a"}))
     searched.clear()
-    measure(model, x, y, ATTACKS, ledger=Ledger(tmp_path / "record.json", {"model": "a"}))
+    measure(model, Given(x, y), ATTACKS, ledger=Ledger(tmp_path / "record.json", {"model": "a"}))
     assert searched == []
-    measure(model, x, y, ATTACKS, ledger=Ledger(tmp_path / "record.json", {"model": "b"}))
+    measure(model, Given(x, y), ATTACKS, ledger=Ledger(tmp_path / "record.json", {"model": "b"}))
     assert searched
     searched.clear()
-    measure(model, x, (y + 1) % 3, ATTACKS, ledger=Ledger(tmp_path / "record.json", {"model": "a"}))
-    measure(model, x.flip(0), y.flip(0), ATTACKS, ledger=Ledger(tmp_path / "record.json", {"model": "a"}))
+    measure(model, Given(x, (y + 1) % 3), ATTACKS, ledger=Ledger(tmp_path / "record.json", {"model": "a"}))
+    measure(model, Given(x.flip(0), y.flip(0)), ATTACKS, ledger=Ledger(tmp_path / "record.json", {"model": "a"}))
     assert searched
 
 

@@ -95,8 +95,7 @@ def audit(
     try:
         measurement = measure(
             subject.model,
-            on_device.pixels(slice(None)),
-            on_device.labels,
+            on_device,
             planned,
             ball=ball,
             batch_size=batch_size,
@@ -117,9 +116,8 @@ def audit(
         kept = f"the same command goes on from {ledger.path}" if ledger.path else "--out FILE.json would have kept it"
         raise KeyboardInterrupt(f"stopped; {kept}") from None
     if corruptions:
-        pixels = on_device.pixels(slice(None))
         measurement.record["corruptions"] = corrupted(
-            subject.model, pixels, on_device.labels, images.classes, batch_size, seed, display.bar
+            subject.model, on_device, images.classes, batch_size, seed, display.bar
         )
     record = {
         **measurement.record,
@@ -243,10 +241,11 @@ def destination(run: Path | None, out: Path | None, asked: Asked, own: Sequence[
         return beside
     reserved = (runs.OUTCOMES, runs.PICTURES, runs.CARD)
     outcomes, _, told = sides = beside_of(target)
+    anybodys = out is not None and told.exists() and not target.exists()  # a card in a run directory is ours
     read = {Path(word).resolve() for word in own if word}
     for side in sides:
         taken = side.resolve() in read or (target.name != runs.EVALUATION and side.name in reserved)
-        if taken or (side == outcomes and foreign(side)) or (side == told and side.exists() and not target.exists()):
+        if taken or (side == outcomes and foreign(side)) or (side == told and anybodys):
             raise Refusal(f"--out {target} given, and {side} would be written over; give another name")
     return target
 

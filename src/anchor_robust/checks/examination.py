@@ -18,7 +18,7 @@ from .gradients import withstood
 STEPS = 20
 DRAWS = 20
 QUERIES = 200
-FEWEST = 20
+IMAGES, FEWEST = 100, 20
 # Attacks that follow more, or other, than the model's own gradient: beating these is what is asked of gradients.
 OTHER_WAYS = ("autoattack", "square", "noise", "transfer")
 
@@ -32,7 +32,7 @@ def run(
     held: Mapping[str, np.ndarray] | None = None,
     sibling: Model | None = None,
     generator: torch.Generator | None = None,
-    images: int = 100,
+    images: int = IMAGES,
     batch_size: int = 500,
 ) -> list[Finding]:
     """What speaks for and against the robust accuracy of `model` on images x [n c h w] in [0, 1] with labels y [n].
@@ -56,10 +56,30 @@ def run(
     Returns entries of `checks` in evaluation.json: name, verdict (pass, warn or skip) and detail, a sentence.
     """
     generator = generator or torch.Generator(x.device).manual_seed(0)
-    chosen = torch.randperm(len(x), generator=generator, device=generator.device)[: 2 * images].to(x.device)
-    x, y = x[chosen].detach().float(), y[chosen].to(x.device, torch.long)
-    together = min(images, batch_size)
+    chosen = drawn(len(x), images, generator).to(x.device)
     found = {name: torch.as_tensor(outcome).to(x.device)[chosen] for name, outcome in (held or {}).items()}
+    return examine(model, x[chosen], y[chosen], ball, found, sibling, generator, images, batch_size)
+
+
+def drawn(there: int, images: int, generator: torch.Generator) -> Tensor:
+    """Places of twice as many of the images that are `there` as are worked on, as some are classified wrongly."""
+    return torch.randperm(there, generator=generator, device=generator.device)[: 2 * images]
+
+
+def examine(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    ball: Ball,
+    found: Mapping[str, Tensor],
+    sibling: Model | None,
+    generator: torch.Generator,
+    images: int,
+    batch_size: int,
+) -> list[Finding]:
+    """`run` on images that are `drawn`, with what was `found` of them."""
+    x, y = x.detach().float(), y.to(x.device, torch.long)
+    together = min(images, batch_size)
     with (
         torch.inference_mode(False),
         torch.enable_grad(),

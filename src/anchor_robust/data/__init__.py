@@ -10,14 +10,26 @@ from .arrays import arrays
 from .cifar import cifar10
 from .corruptions import CORRUPTIONS, corrupt
 from .digits import digits
-from .images import ImageSet, check_pixels, hold_out, sample
+from .images import Given, ImageSet, Labelled, check_pixels, hold_out, sample
 from .mapped import LAYOUT, folder
 
 READERS: dict[str, Callable[[str, str | Path | None], ImageSet]] = {"cifar10": cifar10, "digits": digits}
 NAMES = tuple(READERS)
 SPLITS = ("train", "test")
 
-__all__ = ["CORRUPTIONS", "NAMES", "READERS", "ImageSet", "check_pixels", "corrupt", "hold_out", "load", "sample"]
+__all__ = [
+    "CORRUPTIONS",
+    "NAMES",
+    "READERS",
+    "Given",
+    "ImageSet",
+    "Labelled",
+    "check_pixels",
+    "corrupt",
+    "hold_out",
+    "load",
+    "sample",
+]
 
 
 def load(name: str, split: Literal["train", "test"], data_dir: str | Path | None = None) -> ImageSet:

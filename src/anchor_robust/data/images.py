@@ -4,11 +4,48 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import Refusal
+
+
+class Labelled(Protocol):
+    """Images with `labels` [n] that are asked for a batch at a time: `pixels` are float32 [b c h w] in [0, 1]."""
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def pixels(self, indices: Tensor | slice) -> Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """Images x [n c h w] that somebody has as floats, with their labels [n]."""
+
+    x: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def pixels(self, indices: Tensor | slice) -> Tensor:
+        return self.x[indices].detach().float()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex digest of the images as float32 and the labels as int64."""
+        digest = hashlib.sha256(f"{list(self.x.shape)}\n".encode())
+        for values in (self.x.detach().float().cpu(), self.labels.cpu().long()):
+            digest.update(values.contiguous().numpy().data)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth value: two sets are compared by their sha256

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ..attacks import Attack, Stage
+from ..data import Labelled
 from .protocols import Planned
 from .resuming import Compute, Ledger
-from .searching import COMPILED_FROM, Precision
+from .searching import COMPILED_FROM, Precision, laid_out
 from .verdicts import Advance, Model, attacked, batches, predict
 
 Bar = Callable[[str, int], AbstractContextManager[Advance]]
@@ -44,24 +45,28 @@ class Course:
 
     Stages that pass through it very often search on `compiled`, the same function.
 
-    Images x [n c h w] on the device, labels y [n].
+    The images are asked for a batch at a time, and come to the `device`; y [n] are their labels.
     """
 
     model: Model
     search: Model
     compiled: Model
     precision: Precision
-    x: Tensor
-    y: Tensor
+    images: Labelled
+    device: torch.device
     batch_size: int
     seed: int
     ledger: Ledger
     bar: Bar
 
+    @property
+    def y(self) -> Tensor:
+        return self.images.labels
+
     def predictions(self) -> tuple[Tensor, float]:
         """The model's answers to the clean images, int64 [n] on the CPU, and the seconds they took."""
-        everything = batches(torch.ones(len(self.x), dtype=torch.bool), self.batch_size)
-        with self.bar("clean", len(self.x)) as advance:
+        everything = batches(torch.ones(len(self.images), dtype=torch.bool), self.batch_size)
+        with self.bar("clean", len(self.images)) as advance:
             work = [(f"clean/{place}", partial(self.answers, indices)) for place, indices in enumerate(everything)]
             units = []
             for unit in self.ledger.finished(work):
@@ -103,12 +108,12 @@ class Course:
 
     def answers_under(self, attack: Attack, indices: Tensor, name: str, search: Model) -> tuple[list[int], bool]:
         # A generator of its own, so that what was finished before a kill changes nothing for what comes after.
-        generator = torch.Generator(self.x.device).manual_seed(unit_seed(self.seed, name))
+        generator = torch.Generator(self.device).manual_seed(unit_seed(self.seed, name))
         answers, inside = attacked(self.model, attack, *self.of(indices), generator, search)
         return answers.tolist(), inside
 
     def of(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        return self.x[indices.to(self.x.device)], self.y[indices.to(self.y.device)]
+        return laid_out(self.model, self.images.pixels(indices)), self.y[indices.to(self.y.device)]
 
 
 def passes(stages: Sequence[Stage]) -> int:

@@ -1,7 +1,6 @@
 """Clean and robust accuracy: per image, per class, with intervals, every convention stated beside its number."""
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from .. import environment
 from ..attacks import Attack
-from ..checks import run as examine
-from ..data import check_pixels
+from ..checks import IMAGES, Finding, drawn, examine
+from ..data import Given, Labelled, check_pixels
 from ..errors import Refusal
 from ..threat import Ball
 from .course import Bar, Course, Endured, silent_bar
@@ -54,13 +53,13 @@ def evaluate(
     like evaluation.json, unless `checks` is off with what speaks for and against its numbers (`anchor_robust.checks`).
     Raises Refusal for unknown attacks, pixels outside [0, 1], or labels without a logit.
     """
-    return measure(model, x, y, attacks, ball=ball, batch_size=batch_size, seed=seed, checks=checks).record
+    check_tensors(x, y)
+    return measure(model, Given(x, y), attacks, ball=ball, batch_size=batch_size, seed=seed, checks=checks).record
 
 
 def measure(
     model: Model,
-    x: Tensor,
-    y: Tensor,
+    images: Labelled,
     attacks: Sequence[str | Attack | Planned] = ("clean", "pgd20"),
     *,
     ball: Ball | None = None,
@@ -75,7 +74,7 @@ def measure(
     bar: Bar = silent_bar,
     ledger: Ledger | None = None,
 ) -> Measurement:
-    """`evaluate`, with the outcome of every image.
+    """`evaluate`, with the outcome of every image; images are looked at a batch at a time.
 
     `engine` "reference" runs AutoAttack by its authors' code. `search` "bf16" looks for adversarials in bfloat16; the
     verdict is the model's in float32 all the same, and a batch of the images that withstand is attacked again in
@@ -83,22 +82,20 @@ def measure(
     `bar(label, images)` opens a progress bar, and `ledger` keeps what is finished.
     """
     environment.keep_freed_memory()
-    check_given(model, x, y, attacks, ball, curves)
+    check_given(model, attacks, ball, curves)
     known_attacks(attacks, engine)
     known_curves(curves)
-    check_pixels(x)
-    check_shape(x, y)
-    ball, ledger = ball or Ball("linf", PAPER_EPS), ledger or Ledger()
-    x = laid_out(model, x.detach().float())
-    with evaluating(model, x.device):
-        planned = plan(attacks, ball, count_classes(model, x, y), engine)
+    ball, ledger, y = ball or Ball("linf", PAPER_EPS), ledger or Ledger(), images.labels
+    first = laid_out(model, images.pixels(slice(batch_size)))
+    device = first.device
+    with evaluating(model, device):
+        planned = plan(attacks, ball, count_classes(model, first, y), engine)
         sketched = {curve: points(curve, ball) for curve in curves}
-        data = digest(x, y)
         stages = [[each.name, each.conventions(), described(each)] for each in planned]
         drawn = [described(point) for curve in sketched.values() for point in curve]
-        ledger.open(stages=stages, curves=drawn, batch_size=batch_size, seed=seed, search=search, data=data)
-        fast = searched(model, search, x[:batch_size])
-        course = Course(model, fast, compiled(fast, x.device), search, x, y, batch_size, seed, ledger, bar)
+        ledger.open(stages=stages, curves=drawn, batch_size=batch_size, seed=seed, search=search, data=images.sha256)
+        fast = searched(model, search, first)
+        course = Course(model, fast, compiled(fast, device), search, images, device, batch_size, seed, ledger, bar)
         predictions, seconds = course.predictions()
         correct = predictions == y.cpu()
         outcomes = {"label": y.cpu().numpy(), "clean_prediction": predictions.numpy()}
@@ -117,7 +114,7 @@ def measure(
         record: dict[str, Any] = {
             "schema": SCHEMA,
             "model": {"source": type(model).__name__},
-            "data": {"name": "tensors", "split": "given", "images": len(x), "sha256": data},
+            "data": {"name": "tensors", "split": "given", "images": len(images), "sha256": images.sha256},
             "seed": seed,
             "batch_size": batch_size,
             "threat": {"norm": ball.norm, "eps": ball.eps},
@@ -131,8 +128,17 @@ def measure(
         measurement = Measurement(record, outcomes)
         if checks and planned:
             held = {each.name: outcomes[f"held_{each.name}"] for each in planned if comparable(each, ball)}
-            record["checks"] += examine(model, x, y, ball, held=held, sibling=sibling, batch_size=batch_size)
+            record["checks"] += examined(course, ball, held, sibling)
     return measurement
+
+
+def examined(course: Course, ball: Ball, held: Mapping[str, np.ndarray], sibling: Model | None) -> list[Finding]:
+    """`checks.run` on images of the course."""
+    generator = torch.Generator(course.device).manual_seed(0)
+    chosen = drawn(len(course.images), IMAGES, generator)
+    x, y = course.of(chosen)
+    found = {name: torch.from_numpy(outcome)[chosen.cpu()].to(course.device) for name, outcome in held.items()}
+    return examine(course.model, x, y, ball, found, sibling, generator, IMAGES, course.batch_size)
 
 
 def drawn_curve(
@@ -190,29 +196,22 @@ def count_classes(model: Model, x: Tensor, y: Tensor) -> int:
     return logits.shape[1]
 
 
-def digest(x: Tensor, y: Tensor) -> str:
-    """SHA-256 of the images and labels as float32 and int64."""
-    found = hashlib.sha256(f"{list(x.shape)}\n".encode())
-    for values in (x.cpu().numpy(), y.cpu().long().numpy()):
-        found.update(np.ascontiguousarray(values).data)
-    return found.hexdigest()
-
-
-def check_given(model: object, x: object, y: object, attacks: object, ball: object, curves: Sequence[str]) -> None:
+def check_given(model: object, attacks: object, ball: object, curves: Sequence[str]) -> None:
     """Refuse what a notebook hands over by mistake."""
     if not callable(model):
         raise Refusal(
             f"model {model!r:.60} given; allowed: a module or a function of images; anchor_robust.load opens files"
         )
-    for what, values in (("images", x), ("labels", y)):
-        if not isinstance(values, Tensor):
-            raise Refusal(f"{what} given as {type(values).__name__}; allowed: a tensor; torch.as_tensor makes one")
     if isinstance(attacks, str) or not (attacks or curves):
         raise Refusal(f"attacks {attacks!r} given; allowed: one or more in a tuple, such as ('clean', 'pgd20')")
     if not isinstance(ball, Ball | None):
         raise Refusal(f"ball {ball!r} given; allowed: a Ball, such as Ball('linf', 8 / 255)")
 
 
-def check_shape(x: Tensor, y: Tensor) -> None:
+def check_tensors(x: Tensor, y: Tensor) -> None:
+    for what, values in (("images", x), ("labels", y)):
+        if not isinstance(values, Tensor):
+            raise Refusal(f"{what} given as {type(values).__name__}; allowed: a tensor; torch.as_tensor makes one")
+    check_pixels(x)
     if y.shape != x.shape[:1] or y.is_floating_point() or y.dtype == torch.bool:
         raise Refusal(f"labels {list(y.shape)} {y.dtype} given for {len(x)} images; allowed: one integer for each")

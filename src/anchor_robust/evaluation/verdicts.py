@@ -9,6 +9,7 @@ from torch import Tensor
 from .. import processes
 from ..attacks import Attack
 from ..attacks.base import module_behind
+from ..data import Labelled
 from ..draws import part_of
 from ..errors import Refusal
 
@@ -50,30 +51,31 @@ def answers(logits: Tensor) -> Tensor:
 def withstand(
     model: Model,
     attack: Attack,
-    x: Tensor,
-    y: Tensor,
+    images: Labelled,
     generator: torch.Generator,
     batch_size: int,
     search: Model | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Which images `model` classifies rightly, and which of them under `attack` as well: bool [n] each, on the CPU.
+    """Which `images` `model` classifies rightly, and which of them under `attack` as well: bool [n] each, on the CPU.
 
     Several processes share every batch and draw what one would: the verdicts are those of one process.
     """
-    correct, held = torch.zeros(2, len(x), dtype=torch.uint8, device=x.device)
-    for indices in batches(torch.ones(len(x), dtype=torch.bool), batch_size):
-        own = indices[processes.part(len(indices))].to(x.device)
+    y = images.labels
+    correct, held = torch.zeros(2, len(images), dtype=torch.uint8, device=y.device)
+    for indices in batches(torch.ones(len(images), dtype=torch.bool), batch_size):
+        own = indices[processes.part(len(indices))].to(y.device)
         if len(own):
-            correct[own] = (predict(model, x[own], y[own], batch_size, lambda done: None) == y[own].cpu()).to(correct)
+            predictions = predict(model, images.pixels(own), y[own], batch_size, lambda done: None)
+            correct[own] = (predictions == y[own].cpu()).to(correct)
     correct = processes.total(correct)
     for indices in batches(correct.bool().cpu(), batch_size):
         share = processes.part(len(indices))
         # A process for which nothing is left attacks another's image: its generator has to go where theirs go.
-        images = indices[share if share.start < share.stop else slice(0, 1)].to(x.device)
+        own = indices[share if share.start < share.stop else slice(0, 1)].to(y.device)
         with part_of(generator, share.start, len(indices)) as drawing:
-            answers, _ = attacked(model, attack, x[images], y[images], drawing, search)
+            answers, _ = attacked(model, attack, images.pixels(own), y[own], drawing, search)
         if share.start < share.stop:
-            held[images] = (answers == y[images].cpu()).to(held)
+            held[own] = (answers == y[own].cpu()).to(held)
     return correct.bool().cpu(), processes.total(held).bool().cpu()
 
 

@@ -112,12 +112,12 @@ def validate(training: Training) -> dict[str, float]:
     """Clean and robust accuracy of the averaged weights on the validation split; the verdicts in float32."""
     recipe, averaged = training.recipe, training.average.network
     model, search = LogitsOnly(averaged), searched(averaged, training.fabric)
-    x, y = training.validation.pixels(slice(None)), training.validation.labels
-    generator = torch.Generator(x.device).manual_seed(recipe.seed)
+    device = training.validation.labels.device
+    generator = torch.Generator(device).manual_seed(recipe.seed)
     attack = recipe.validation.pgd(recipe.threat)
     size = recipe.optimise.micro_batch or recipe.optimise.batch_size
-    with evaluating(model, x.device):
-        correct, held = withstand(model, attack, x, y, generator, size, search)
+    with evaluating(model, device):
+        correct, held = withstand(model, attack, training.validation, generator, size, search)
     return {"validation_clean": correct.double().mean().item(), "validation_robust": held.double().mean().item()}
 
 
