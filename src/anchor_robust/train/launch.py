@@ -88,9 +88,9 @@ def launched(
 
 
 def told(error: BaseException) -> BaseException:
-    """What this process says of an error that ends all of them."""
+    """What this process says of an error that ends all of them; by any other status than 0 the first would be killed."""
     if isinstance(error, Refusal | KeyboardInterrupt):
-        return error if processes.first() else SystemExit(2)
+        return error if processes.first() else SystemExit()
     if isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST):
         lost = f"process {processes.index()} has lost the others"
         return Refusal(f"{lost} (--debug shows why); what was saved stays, go on from it")
