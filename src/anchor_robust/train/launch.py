@@ -88,8 +88,9 @@ def launched(
 
 
 def told(error: BaseException) -> BaseException:
-    """What this process says of an error that ends all of them; by any other status than 0 the first would be killed."""
+    """What this process says of an error that ends all of them."""
     if isinstance(error, Refusal | KeyboardInterrupt):
+        # Of any other status than 0 Fabric would kill the first process, which still has to speak.
         return error if processes.first() else SystemExit()
     if isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST):
         lost = f"process {processes.index()} has lost the others"
