@@ -38,6 +38,11 @@ def test_every_grey_level_survives(level: int, kind: Any) -> None:
     assert as_bytes(x, "file").item() == level
 
 
+def test_names_may_be_bytes(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=BYTES, y=np.arange(6) % 2, classes=np.char.encode(["cat", "dög"], "utf-8"))
+    assert arrays(tmp_path / "x.npz").classes == ("cat", "dög")
+
+
 def test_named_classes_count_though_no_image_shows_them(tmp_path: Path) -> None:
     images = arrays(saved(tmp_path, x=BYTES, y=LABELS, classes=["cat", "dog", "owl", "yak"]))
     assert images.classes == ("cat", "dog", "owl", "yak")

@@ -159,6 +159,16 @@ def test_a_foreign_model_is_attacked_once_its_data_set_is_named(digits: list[Pat
     assert str(int(saved.argmax())) == picture["after"][0][0] != picture["label"]
 
 
+def test_no_picture_that_was_given_is_written_over(digits: list[Path], tmp_path: Path) -> None:
+    files = [tmp_path / "one.png", tmp_path / "one-attacked.png"]
+    for file, digit in zip(files, digits, strict=False):
+        file.write_bytes(digit.read_bytes())
+    with pytest.raises(Refusal, match=r"one-attacked\.png would be written over"):
+        attack_pictures(files, source=str(DIGITS), out=tmp_path)
+    assert files[1].read_bytes() == digits[1].read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_pictures_of_one_name_do_not_overwrite_each_other() -> None:
     files = [Path("a/cat.png"), Path("b/cat.jpg"), Path("dog.png"), Path("c/cat.webp")]
     assert distinct(files) == ["cat", "cat-2", "dog", "cat-3"]

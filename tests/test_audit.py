@@ -75,6 +75,23 @@ def test_a_run_is_measured_on_arrays_with_all_that_needs_more(tmp_path: Path) ->
     assert record["transfer_from"]["source"] == SIBLING
 
 
+def test_adversarials_of_another_model_are_another_result(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(DIGITS, run)
+    for file in run.glob("evaluation*"):
+        file.unlink()
+    for sibling in (SIBLING, DIGITS, SIBLING):
+        audit.audit(str(run), ["clean", "transfer"], limit=30, transfer_from=sibling, display=Display())
+    first, second = (
+        runs.read_json(path) for path in sorted(run.glob("evaluation*.json"), key=lambda path: len(path.name))
+    )
+    labels = [record["results"][1]["label"] for record in (first, second)]
+    assert [label.split()[:3] for label in labels] == [
+        ["PGD-20", "(from", "digits-pgd-at"],
+        ["PGD-20", "(from", "digits-anchor"],
+    ]
+
+
 def arrays(path: Path, count: int = 30) -> None:
     """The first digits as arrays of the user's own."""
     test = data.load("digits", "test").first(count)

@@ -46,6 +46,24 @@ def test_weights_read_back_to_the_same_model(tmp_path: Path) -> None:
         assert torch.equal(logits(loaded), logits(LogitsOnly(network)))
 
 
+@pytest.mark.parametrize("keys", (("model", "model_ema"), ("state_dict", "state_dict_ema"), ("net", "ema")))
+def test_a_file_with_two_sets_of_weights_is_refused_with_both_names(tmp_path: Path, keys: tuple[str, str]) -> None:
+    raw = classifier().backbone.state_dict()
+    averaged = {f"module.{name}": tensor / 2 for name, tensor in raw.items()}
+    torch.save({keys[0]: raw, keys[1]: averaged, "optimizer": {"state": {}}}, tmp_path / "two.pt")
+    with pytest.raises(Refusal, match=f"twice, as {keys[0]} and as {keys[1]}"):
+        checkpoint.read_state_dict(tmp_path / "two.pt")
+
+
+def test_a_layer_of_two_names_is_saved_under_both(tmp_path: Path) -> None:
+    network = torch.nn.Module()
+    network.a = network.b = torch.nn.Linear(2, 2)
+    checkpoint.save_weights(tmp_path / runs.WEIGHTS, network, HEADER)
+    _, tensors = checkpoint.read_weights(tmp_path / runs.WEIGHTS)
+    assert torch.equal(tensors["a.weight"], network.a.weight)
+    assert torch.equal(tensors["b.weight"], network.a.weight)
+
+
 @pytest.mark.parametrize("nesting", [None, "state_dict", "model", "net"])
 def test_plain_state_dicts_load(tmp_path: Path, nesting: str | None) -> None:
     network = classifier()

@@ -300,7 +300,12 @@ def test_the_command_prints_and_writes_the_facts(tmp_path: Path, capsys: pytest.
 
 
 def test_the_committed_results_compare() -> None:
-    facts = comparison([RESULTS / f"cifar10-resnet8-{method}" for method in ("mart", "anchor")])
+    runs_of = [
+        sorted(RESULTS.glob(f"cifar10-resnet8-{method}{end}"))
+        for method in ("mart", "anchor")
+        for end in ("", "-seed*")
+    ]
+    facts = comparison([run for found in runs_of for run in found])
     (pair,) = entry(facts)["pairs"]
     document = (RESULTS / "README.md").read_text(encoding="utf-8")
     assert f"| {pair['only_method']} : {pair['only_first']} (p = {pair['p']:.2g})" in document

@@ -109,6 +109,17 @@ def test_a_model_without_embeddings_has_a_gallery_and_no_map() -> None:
     assert len(found.arrays["gallery_clean"]) == GALLERY
 
 
+def test_no_answer_is_shown_as_none() -> None:
+    def blind(x: Tensor) -> Tensor:
+        return Brightness()(x) + torch.where(x.flatten(1).mean(1, keepdim=True) > 0.5, torch.nan, 0.0)
+
+    found = exhibit.exhibit(blind, grey(torch.arange(100, 150)), Ball("linf", EPS))
+    bright = found.arrays["gallery_label"] == 1
+    assert (found.arrays["gallery_prediction"][0][bright] == -1).all()
+    assert (found.arrays["gallery_prediction"][0][~bright] == 0).all()
+    assert (found.arrays["gallery_confidence"][0][bright] == 0).all()
+
+
 def test_embeddings_that_are_not_finite_have_no_map() -> None:
     model = classifier().eval()
     assert model.classifier.projection is not None

@@ -273,6 +273,9 @@ def test_the_middle_is_cropped() -> None:
         ({"rescale_factor": 1 / 127.5}, "rescale_factor"),
         ({"do_rescale": False}, "do_rescale"),
         ({"do_pad": True}, "do_pad"),
+        ({"include_top": True}, "include_top"),
+        ({"do_flip_channel_order": True}, "do_flip_channel_order"),
+        ({"image_processor_type": "LevitImageProcessor"}, "image_processor_type"),
         ({"resample": 1}, "resample"),
         ({"resample": None}, "resample"),
         ({"size": {"longest_edge": 9}}, "size"),
@@ -302,6 +305,8 @@ def test_missing_weights_and_other_orders_of_classes_are_refused(tmp_path: Path,
     huggingface.load(folder(tmp_path, id2label={"0": "LABEL_0"}), CLASSES, (3, 8, 8))
     with pytest.raises(Refusal, match="orders its classes b, a, c"):
         huggingface.load(folder(tmp_path, id2label={"0": "b", "1": "a", "2": "c"}), CLASSES, (3, 8, 8))
+    with pytest.raises(Refusal, match="orders its classes b, a, other"):
+        huggingface.load(folder(tmp_path, id2label={"0": "b", "1": "a", "2": "other"}), CLASSES, (3, 8, 8))
 
 
 def test_a_hugging_face_folder_without_the_library_says_what_to_install(

@@ -339,6 +339,24 @@ def test_records_of_other_versions_are_read_as_far_as_they_go(changes: dict[str,
     assert told.format(run=run) in Page(write([run])).text
 
 
+def test_curves_of_two_norms_have_an_axis_each(run: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    record = runs.read_json(other / runs.EVALUATION)
+    runs.write_json(other / runs.EVALUATION, record | {"threat": {"norm": "l2", "eps": 0.5}})
+    text = Page(write([run, other])).text
+    for norm in ("linf", "l2"):
+        assert f"Accuracy against eps, the size of the ball, {norm}" in text
+
+
+def test_embeddings_of_other_weights_are_not_shown_as_the_runs(run: Path) -> None:
+    embedding = {"spaces": {}, "data": {"images": 9}, "model": {"sha256": "0" * 64}}
+    runs.write_json(run / runs.EMBEDDING, embedding)
+    assert read(run).embedding == {}
+    ours = runs.read_json(run / runs.EVALUATION)["model"]
+    runs.write_json(run / runs.EMBEDDING, embedding | {"model": ours})
+    assert read(run).embedding["model"] == ours
+
+
 def test_curves_of_an_evaluation_beside_the_runs_own_are_drawn(run: Path) -> None:
     shutil.copy(run / runs.EVALUATION, run / "curves.json")
     edit(run / runs.EVALUATION, curves=None)
@@ -479,7 +497,7 @@ def test_names_stay_text(hostile_run: Path) -> None:
 
 def test_words_for_plotly_are_shown_and_not_interpreted() -> None:
     assert plain("<b>&amp;</b> $x$") == "&lt;b&gt;&amp;amp;&lt;/b&gt; &#36;x&#36;"
-    assert plain("x" * 100) == "x" * 23 + "…"
+    assert plain("a" * 50 + "b" * 50) == "a" * 12 + "…" + "b" * 11
     assert plain("a\n  b") == "a b"
 
 

@@ -105,12 +105,15 @@ def test_what_is_no_picture_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         pictures.read(tmp_path / "text.png", SHAPE)
 
 
-def test_panels_show_ten_times_the_change_around_grey() -> None:
+@pytest.mark.parametrize("largest, times", ((12, 10), (20, 6), (155, 1)))
+def test_panels_show_the_change_around_grey_as_large_as_has_room(largest: int, times: int) -> None:
     clean = torch.tensor([100, 100, 100, 100, 250], dtype=torch.uint8).view(1, 1, 5)
-    attacked = torch.tensor([100, 107, 93, 120, 255], dtype=torch.uint8).view(1, 1, 5)
+    attacked = torch.tensor([100, 107, 93, 100 + largest, 255], dtype=torch.uint8).view(1, 1, 5)
     shown = pictures.panels(clean, attacked)
     assert torch.equal(shown[0], clean)
-    assert shown[1].flatten().tolist() == [128, 198, 58, 255, 178]
+    assert pictures.amplification(clean, attacked) == times
+    moved = [0, 7, -7, largest, 5]
+    assert shown[1].flatten().tolist() == [min(128 + times * move, 255) for move in moved]
     assert torch.equal(shown[2], attacked)
 
 

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from anchor_robust.report.card import card
 from anchor_robust.report.paired import mcnemar
 from anchor_robust.report.record import read, refuted
-from anchor_robust.report.table import conventions
+from anchor_robust.report.table import conventions, show
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,6 +28,19 @@ def test_mcnemar_by_hand() -> None:
     assert mcnemar(0, 5) == 2 / 32
     assert mcnemar(3, 3) == 1
     assert mcnemar(0, 0) == 1
+
+
+def test_names_in_a_table_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    record = read(ROOT / "results" / "digits-anchor" / "evaluation.json")[0]
+    names = ["dog [small]", "[/b]", "crane", "crane", ":cat:"]
+    rows = [
+        {"class": name, "accuracy": place / 10, "interval": [0, 1], "images": 1} for place, name in enumerate(names)
+    ]
+    results = [result | {"per_class": rows} for result in record["results"]]
+    show(record | {"results": results, "model": record["model"] | {"source": "runs/[v2]/m.pt"}})
+    told = capsys.readouterr().out
+    assert [name in told for name in ("runs/[v2]/m.pt", *names)] == [True] * 6
+    assert [line.split()[3] for line in told.splitlines() if "crane" in line] == ["20.00", "30.00"]
 
 
 def test_conventions_leave_nothing_out() -> None:

@@ -63,13 +63,17 @@ def attack_pictures(
             raise Refusal(f"--label {label} given; {namesakes} classes have that name; leave it out")
     planned = plan([attack], ball, len(target.classes))[0]
     read = [pictures.read(file, target.shape) for file in files]
+    stems = [out / stem for stem in distinct(files)]
+    given = {file.resolve() for file in files}
+    if taken := [path for stem in stems for path in written(stem) if path.resolve() in given]:
+        raise Refusal(f"{taken[0]} would be written over, which is one of the pictures; give another --out")
     with runs.writing(out):
         out.mkdir(parents=True, exist_ok=True)
     gallery = Gallery(target, planned, ball, label, seed, device)
     with evaluating(target.model, device):
         told = [
-            {"picture": str(file), "note": note, **gallery.attack(picture, out / stem)}
-            for file, (picture, note), stem in zip(files, read, distinct(files), strict=True)
+            {"picture": str(file), "note": note, **gallery.attack(picture, stem)}
+            for file, (picture, note), stem in zip(files, read, stems, strict=True)
         ]
     stages = [{"stage": stage.name} for stage in planned.stages] if len(planned.stages) > 1 else None
     return {
@@ -89,6 +93,11 @@ def distinct(files: Sequence[Path]) -> list[str]:
         free = (name for name in numbered if name not in plain and name not in names)
         names.append(file.stem if file.stem not in names else next(free))
     return names
+
+
+def written(stem: Path) -> tuple[Path, Path]:
+    """The files of one picture: attacked, and compared with what it was."""
+    return Path(f"{stem}-attacked.png"), Path(f"{stem}-compared.png")
 
 
 @dataclass(frozen=True)
@@ -114,13 +123,13 @@ class Gallery:
         y = torch.tensor([place], device=self.device)
         found, fooled = self.search(x, y)
         on_levels = GreyLevels(self.ball, found)(self.target.model, x, y)
-        adversarial, comparison = (Path(f"{stem}-{kind}.png") for kind in ("attacked", "compared"))
+        adversarial, comparison = written(stem)
         runs.write_bytes(adversarial, pictures.png((on_levels[0] * LEVELS).round().byte()))
         saved, _ = pictures.read(adversarial, self.target.shape)
         if not self.ball.contains(self.batch(saved), x):
             raise RuntimeError(f"{adversarial} lies outside the ball")
         after, fools = self.answer(saved), int(self.probabilities(self.batch(saved)).argmax()) != place
-        captions = (spelled(before[:1]), f"change x {pictures.AMPLIFIED}", spelled(after[:1]))
+        captions = (spelled(before[:1]), f"change x {pictures.amplification(picture, saved)}", spelled(after[:1]))
         runs.write_bytes(comparison, pictures.side_by_side(picture, saved, captions))
         return told | {
             "after": after,

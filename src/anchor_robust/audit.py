@@ -85,7 +85,7 @@ def audit(
     known = Named(transfer_from, data=dataset or images.name, data_dir=data_dir)
     sibling = under_test(known, device) if transfer_from else None
     planned = [in_context(attack, subject, sibling, ball, data_dir) for attack in attacks]
-    asked = Asked(images, attacks, curves, ball, engine, search, corruptions)
+    asked = Asked(images, attacks, curves, ball, engine, search, corruptions, origin(sibling) if sibling else "")
     target = destination(subject.run, out, asked, (source, dataset), display.line)
     on_device = images.to(device)
     around = environment.describe(device)
@@ -146,7 +146,7 @@ def in_context(
 ) -> str | Planned:
     """The attacks that need more than a model and a ball, with what they need; other names as they are."""
     if attack == "transfer" and sibling:
-        return Planned(attack, "PGD-20 (transferred)", alone(Transfer(sibling.model, pgd20(ball))))
+        return Planned(attack, f"PGD-20 (from {origin(sibling)})", alone(Transfer(sibling.model, pgd20(ball))))
     if not attack.startswith("embedding-"):
         return attack
     if not isinstance(subject.model, LogitsOnly):
@@ -161,6 +161,11 @@ def in_context(
     )
     label = "PGD-20 (from centroid)" if attack == "embedding-centroid" else "PGD-20 (contrast)"
     return Planned(attack, label, alone(search))
+
+
+def origin(sibling: Subject) -> str:
+    """Which model transferred adversarials come from: the name of its file, and the beginning of its digest."""
+    return " ".join([Path(sibling.about["source"]).name, sibling.about.get("sha256", "")[:8]]).strip()
 
 
 def save(target: Path, record: dict[str, Any], outcomes: Arrays, shown: Exhibit | None) -> None:
@@ -184,6 +189,7 @@ class Asked:
     engine: Engine
     search: Precision
     corruptions: bool
+    origin: str = ""
 
     def name(self) -> str:
         """A file name that the same command has again, so that it goes on there after a stop."""
@@ -192,7 +198,12 @@ class Asked:
             "reference": self.engine == "reference",
             "corrupted": self.corruptions,
         }
-        what = [*self.attacks, *(f"curve-{curve}" for curve in self.curves), *(key for key in special if special[key])]
+        from_where = {"transfer": f"transfer-{self.origin.replace(' ', '-')}"}
+        what = [
+            *(from_where.get(attack, attack) for attack in self.attacks),
+            *(f"curve-{curve}" for curve in self.curves),
+            *(key for key in special if special[key]),
+        ]
         where = [Path(self.images.name).name, self.ball.norm, f"{self.ball.eps:g}", str(len(self.images))]
         return f"evaluation-{'-'.join([*what, *where])}.json"
 
@@ -201,6 +212,7 @@ class Asked:
         try:
             about, results = record["data"], record["results"]
             held = [(result["attack"], result["norm"], result["eps"], result.get("engine")) for result in results]
+            elsewhere = any(result["attack"] == "transfer" and self.origin not in result["label"] for result in results)
             same = (about["name"], about["split"]) == (self.images.name, self.images.split)
             fewer = about["images"] <= len(self.images)
         except (KeyError, TypeError):
@@ -212,6 +224,7 @@ class Asked:
             same
             and fewer
             and exact
+            and not elsewhere
             and set(held) <= measured
             and curves <= set(self.curves)
             and corruptions <= self.corruptions
@@ -240,12 +253,15 @@ def destination(run: Path | None, out: Path | None, asked: Asked, own: Sequence[
         say(f"kept: {target}, which holds other numbers; this evaluation goes to {beside.name}")
         return beside
     reserved = (runs.OUTCOMES, runs.PICTURES, runs.CARD)
-    outcomes, _, told = sides = beside_of(target)
+    outcomes, pictures, told = sides = beside_of(target)
     anybodys = out is not None and told.exists() and not target.exists()  # a card in a run directory is ours
     read = {Path(word).resolve() for word in own if word}
     for side in sides:
         taken = side.resolve() in read or (target.name != runs.EVALUATION and side.name in reserved)
-        if taken or (side == outcomes and foreign(side)) or (side == told and anybodys):
+        not_ours = (side == outcomes and foreign(side, "clean_prediction")) or (
+            side == pictures and foreign(side, "gallery_index")
+        )
+        if taken or not_ours or (side == told and anybodys):
             raise Refusal(f"--out {target} given, and {side} would be written over; give another name")
     return target
 
@@ -257,13 +273,13 @@ def beside_of(target: Path) -> tuple[Path, Path, Path]:
     return target.with_suffix(".npz"), target.with_name(f"{target.stem}-{runs.PICTURES}"), target.with_suffix(".md")
 
 
-def foreign(path: Path) -> bool:
-    """Whether there is such a file, and it does not hold outcomes."""
+def foreign(path: Path, ours: str) -> bool:
+    """Whether there is such a file, and it has no array `ours`, as one of an evaluation has."""
     if not path.exists():
         return False
     try:
         with np.load(path) as held:
-            return "clean_prediction" not in held.files
+            return ours not in held.files
     except (OSError, ValueError, zipfile.BadZipFile):
         return True
 

@@ -69,7 +69,8 @@ def build(header: Mapping[str, Any], trusted: str | None = None) -> Classifier:
 
 def save_weights(path: Path, network: nn.Module, header: Mapping[str, Any]) -> None:
     """Write a classifier as safetensors with its architecture and recipe in the header."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    # Copies, as a layer may have two names, and the format no memory that is shared.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     runs.write_bytes(path, safetensors.torch.save(tensors, {HEADER: json.dumps(header)}))
 
 
@@ -96,13 +97,25 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a broken file can fail anywhere in the reader
         raise Refusal(f"checkpoint {path} cannot be read ({one_line(error)}); is the file complete?") from error
     while isinstance(content, Mapping):
-        nested = next((content[key] for key in NESTED if isinstance(content.get(key), Mapping)), None)
-        if nested is None:
+        key = next((key for key in NESTED if isinstance(content.get(key), Mapping)), None)
+        if key is None:
             break
-        content = nested
+        taken = tensor_names(content[key])
+        if others := [name for name, entry in content.items() if name != key and tensor_names(entry) & taken]:
+            raise Refusal(
+                f"{path} holds weights twice, as {key} and as {others[0]}, perhaps their average; "
+                "torch.save the one that is meant alone, and give that"
+            )
+        content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise Refusal(f"{path} is no state dict; it must hold tensors by parameter name")
     return dict(content)
+
+
+def tensor_names(entry: object) -> set[str]:
+    """Of the tensors that a part of a checkpoint holds, without what DataParallel puts before them."""
+    held = entry.items() if isinstance(entry, Mapping) else ()
+    return {str(name).removeprefix("module.") for name, value in held if isinstance(value, Tensor)}
 
 
 def more_than_tensors(error: pickle.UnpicklingError) -> str:

@@ -29,6 +29,7 @@ from .evaluation import PROTOCOLS, Bar, Model, evaluating, silent_bar
 from .evaluation.curves import balls
 from .evaluation.protocols import pgd20
 from .evaluation.searching import searched
+from .evaluation.verdicts import answers
 from .models import Classifier, LogitsOnly
 from .threat import Ball
 
@@ -69,9 +70,9 @@ class Studio:
 
     @torch.no_grad()
     def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The class [n] that the model says of each image, in float32, and its probability [n]."""
-        probabilities = torch.cat([self.model(images).softmax(1) for images in x.split(self.batch_size)])
-        return probabilities.argmax(1), probabilities.amax(1)
+        """The class [n] that the model says of each image, in float32, and its probability [n]; -1 and 0 for NaN."""
+        logits = torch.cat([self.model(images) for images in x.split(self.batch_size)])
+        return answers(logits), logits.softmax(1).amax(1).nan_to_num(0)
 
 
 def exhibit(
@@ -95,15 +96,15 @@ def exhibit(
 
 def gallery(studio: Studio, grid: list[Ball]) -> Exhibit:
     indices, x, y = studio.drawn(GALLERY)
-    clean, answers = small(x, SIDE), [studio.answers(x)]
+    clean, said = small(x, SIDE), [studio.answers(x)]
     moves, inside, other = [], True, 0
     for ball in grid:
         attacked = studio.attacked(pgd20(ball), x, y)
         inside &= bool(ball.contains(attacked, x).all())
-        answers.append(studio.answers(attacked))
-        other += int((studio.answers(attacked.mul(255).round().div(255))[0] != answers[-1][0]).sum())
+        said.append(studio.answers(attacked))
+        other += int((studio.answers(attacked.mul(255).round().div(255))[0] != said[-1][0]).sum())
         moves.append(small(attacked, SIDE) - clean)
-    predictions, confidences = (np.stack([array(each) for each in kind]) for kind in zip(*answers, strict=True))
+    predictions, confidences = (np.stack([array(each) for each in kind]) for kind in zip(*said, strict=True))
     return Exhibit(
         {
             "images": len(y),

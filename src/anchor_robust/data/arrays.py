@@ -28,6 +28,7 @@ def arrays(path: str | Path) -> ImageSet:
     if y.ndim != 1 or y.dtype.kind not in "iu" or not len(y):
         raise Refusal(f"{path} holds y: {y.dtype} {list(y.shape)}; allowed: an integer for each image")
     names = held.get("classes", np.arange(max(int(y.max()), 0) + 1))
+    names = np.char.decode(names, "utf-8") if names.dtype.kind == "S" else names
     return ImageSet(
         images=torch.from_numpy(as_bytes(held["x"], path)),
         labels=torch.from_numpy(y.astype(np.int64)),

@@ -13,6 +13,16 @@ from torch import Tensor, nn
 from ..errors import Refusal, one_line
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+# Settings that `understood` follows, and those that change no pixel of images which are RGB already.
+KNOWN = {
+    *("do_rescale", "rescale_factor", "do_resize", "size", "resample", "crop_pct", "do_center_crop", "crop_size"),
+    *("do_normalize", "image_mean", "image_std"),
+}
+NO_PIXEL = {
+    *("image_processor_type", "feature_extractor_type", "processor_class", "_valid_processor_keys", "_processor_class"),
+    *("do_convert_rgb", "data_format", "input_data_format", "return_tensors", "device", "default_to_square"),
+}
+LEVIT = "Levit"  # its processor resizes to 256 / 224 of what it says
 RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
 
@@ -100,9 +110,10 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 
 
 def check_classes(folder: Path, labels: Mapping[str, str], classes: Sequence[str]) -> None:
-    """Refuse a model that names the same classes in another order: its logits would be taken for others."""
+    """Refuse a model that has a class of that name at another place: its logits would be taken for others."""
     named = [str(labels[key]).lower() for key in sorted(labels, key=int)]
-    if sorted(named) == sorted(name.lower() for name in classes) and named != [name.lower() for name in classes]:
+    asked = [name.lower() for name in classes]
+    if any(name in named and named[place : place + 1] != [name] for place, name in enumerate(asked)):
         raise Refusal(
             f"{folder} orders its classes {', '.join(named[:3])}, ..., the data set {', '.join(classes[:3])}, ...; "
             "give images whose labels follow the model's order"
@@ -113,8 +124,11 @@ def understood(config: Mapping[str, Any], shape: tuple[int, int, int]) -> Prepar
     """The steps of an image processor's settings for images [c h w]; what is not known here is refused."""
     if not config.get("do_rescale", True) or abs(config.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
         raise refused("do_rescale, rescale_factor", "pixels divided by 255")
-    if config.get("do_pad") or config.get("rescale_offset"):
-        raise refused("do_pad, rescale_offset", "neither")
+    for name, value in config.items():
+        if value and name not in KNOWN | NO_PIXEL:
+            raise refused(name, "nothing, as it may change the pixels")
+        if name in NO_PIXEL and LEVIT in str(value):
+            raise refused(name, "a processor that resizes to the size that it states")
     resize, crop = None, None
     if config.get("do_resize", True):
         resize, crop = sizes(config.get("size"), config.get("crop_pct"), shape)

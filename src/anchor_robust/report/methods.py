@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import yaml
@@ -14,6 +13,7 @@ import yaml
 from .. import runs
 from ..errors import Refusal, one_line
 from .dotted import flat, shortened, spelled
+from .record import arrays
 
 CONVENTIONS = ("label", "norm", "eps", "steps", "step_size", "restarts", "start", "loss", "dtype", "images")
 ASSUMED = {"engine": "anchor", "search": "float32"}  # where a record does not say: those of early versions
@@ -98,14 +98,11 @@ def check_up_to_date(path: Path, record: Mapping[str, Any]) -> None:
 
 def outcomes(path: Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """By attack, which images [n] were held; empty without the file of the outcomes."""
-    file = path / record.get("outcomes", {}).get("file", runs.OUTCOMES)
+    named = record.get("outcomes", {"file": runs.OUTCOMES})
+    file = path / Path(named["file"]).name
     if not file.exists():
         return {}
-    try:
-        with np.load(file) as arrays:
-            stored = dict(arrays)
-    except (OSError, ValueError, BadZipFile) as error:
-        raise Refusal(f"{file} is not what anchor evaluate writes; evaluate {path} again") from error
+    stored = arrays(path / runs.EVALUATION, named)
     held = {key.removeprefix("held_"): array for key, array in stored.items() if key.startswith("held_")}
     held["clean"] = stored["clean_prediction"] == stored["label"]
     for result in record["results"]:

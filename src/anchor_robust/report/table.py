@@ -47,9 +47,9 @@ def show(record: Record) -> None:
 
 
 def output() -> Console:
-    """Standard output; wide enough not to break lines where no terminal sets the width."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    """Standard output, for words as they are; wide enough not to break lines where no terminal sets the width."""
+    console = Console(markup=False, emoji=False)
+    return console if console.is_terminal else Console(width=160, markup=False, emoji=False)
 
 
 def conventions(result: Record) -> str:
@@ -121,12 +121,9 @@ def classes(results: Sequence[Record]) -> Table:
     table = Table("class", title="per class", title_justify="left")
     for result in results:
         table.add_column(result["label"], justify="right")
-    rows: dict[str, list[str]] = {row["class"]: [] for row in results[0]["per_class"]} if results else {}
-    for result in results:
-        for row in result["per_class"]:
-            rows[row["class"]].append(percent(row["accuracy"]))
-    for name, cells in rows.items():
-        table.add_row(name, *cells)
+    # Row by row, not by name, which two classes may share.
+    for of_class in zip(*(result["per_class"] for result in results), strict=True):
+        table.add_row(of_class[0]["class"], *(percent(row["accuracy"]) for row in of_class))
     return table
 
 

@@ -8,6 +8,7 @@ import errno
 import json
 import math
 import time
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -96,6 +97,10 @@ class Handler(BaseHTTPRequestHandler):
     def __init__(self, run: Path, *given: Any) -> None:
         self.run = run
         super().__init__(*given)
+
+    def handle(self) -> None:
+        with suppress(ConnectionError):  # a browser that has gone away misses nothing
+            super().handle()
 
     def do_GET(self) -> None:
         port = self.server.server_port

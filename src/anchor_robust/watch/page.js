@@ -84,7 +84,9 @@ class Chart {
 
   style(place) {
     const colour = COLOURS[place % COLOURS.length];
-    return { class: "curve", stroke: `var(--${colour})`, "stroke-dasharray": DASHES[place % DASHES.length] };
+    // The second round through the colours has other dashes than the first.
+    const dashes = DASHES[(place + Math.floor(place / COLOURS.length)) % DASHES.length];
+    return { class: "curve", stroke: `var(--${colour})`, "stroke-dasharray": dashes };
   }
 
   draw() {

@@ -12,7 +12,7 @@ from .explanations import why
 from .figures import Chart, Line, intervals, percents
 from .parts import Block, Section, named, unmeasured
 from .together import Entry, Together, mark
-from .verdict import AUTOATTACK, FLATTERS, headline
+from .verdict import AUTOATTACK, FLATTERS, headline, radius
 
 Facts = Mapping[str, Any]
 OF_ALL = (
@@ -68,14 +68,26 @@ def compared(facts: Facts) -> Block:
     images = sorted({entry["images"] for entry in facts["results"]})
     title = f"Accuracy on {' or '.join(f'{count:,}' for count in images)} images, with 95 % intervals"
     says = "Each mark is a method's accuracy under one attack; the bar is its interval."
+    labels = told_apart(facts["results"])
     rows = [
-        [entry["label"], row["method"], spread(row["values"]), bounds(row["interval"])]
-        for entry in facts["results"]
+        [label, row["method"], spread(row["values"]), bounds(row["interval"])]
+        for label, entry in zip(labels, facts["results"], strict=True)
         for row in entry["accuracies"]
     ]
     numbers = Sheet("", ["attack", "method", "accuracy %", "95 % interval"], rows)
-    drawn = [in_percent(entry["label"], entry["accuracies"], methods) for entry in facts["results"]]
+    drawn = [
+        in_percent(label, entry["accuracies"], methods) for label, entry in zip(labels, facts["results"], strict=True)
+    ]
     return Block("", [Chart(title, says, intervals(methods, drawn), numbers), *map(marked, facts["results"])])
+
+
+def told_apart(results: Sequence[Facts]) -> list[str]:
+    """The attacks' labels, with the ball where one label stands for several."""
+    labels = [entry["label"] for entry in results]
+    return [
+        f"{label}, {radius(entry)}" if labels.count(label) > 1 else label
+        for label, entry in zip(labels, results, strict=True)
+    ]
 
 
 def marked(entry: Facts) -> Sheet:

@@ -89,7 +89,12 @@ class Dossier:
         return [known.get(label, str(label)) for label in range(max(present, default=-1) + 1)]
 
     def class_name(self, label: int) -> str:
-        """Of a label or an answer, which may be none of the classes where a model has more logits than there are."""
+        """Of a label or an answer, which may be none of the classes where a model has more logits than there are.
+
+        -1 stands for logits that are NaN.
+        """
+        if label < 0:
+            return "no answer"
         return self.classes[label] if label < len(self.classes) else str(label)
 
 
@@ -113,6 +118,8 @@ def read(path: Path) -> Dossier:
         embedding=optional(path / runs.EMBEDDING),
         lacking={} if metrics else {"training": f"{runs.METRICS} holds no epoch; anchor train writes one after each."},
     )
+    if found.embedding and not of_these_weights(path, found.embedding):
+        found = replace(found, embedding={})
     why = f"Not evaluated yet; this does it: {found.evaluated()}"
     if (path / runs.EVALUATION).is_file():
         evaluated = with_record(found, path / runs.EVALUATION)
@@ -123,6 +130,14 @@ def read(path: Path) -> Dossier:
         else:
             return evaluated
     return replace(found, lacking=found.lacking | {"evaluation": why})
+
+
+def of_these_weights(path: Path, record: Record) -> bool:
+    try:
+        check_up_to_date(path, {"model": {}} | record)
+    except Refusal:
+        return False
+    return True
 
 
 def with_record(found: Dossier, path: Path) -> Dossier:

@@ -48,9 +48,13 @@ class Line:
 
 
 def plain(text: object, longest: int = LONGEST) -> str:
-    """`text` for Plotly, which is to show and not to interpret it; cut where it is too long for an axis."""
+    """`text` for Plotly, which is to show and not to interpret it; where it is too long for an axis, its middle is cut.
+
+    Names of one sweep begin alike, and those of one data set's classes may.
+    """
     words = " ".join(str(text).split())
-    short = words if len(words) <= longest else f"{words[: longest - 1]}…"
+    kept = longest - 1
+    short = words if len(words) <= longest else f"{words[: kept - kept // 2]}…{words[len(words) - kept // 2 :]}"
     for character, entity in ENTITIES.items():
         short = short.replace(character, entity)
     return short

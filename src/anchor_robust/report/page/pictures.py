@@ -143,7 +143,7 @@ def maps(page: Together, album: Album) -> Section:
     shown = having[:MOST_ENTRIES]
     if shown:
         says.append(
-            f"Each line joins a clean image (circle) to its twin attacked by PGD-20 at {threat(shown[0])}: a square "
+            f"Each line joins a clean image (circle) to its twin attacked by PGD-20 at {threats(shown)}: a square "
             "where the answer is right, a cross where it is wrong. Long lines are images that the attack carries far. "
             "PCA keeps large distances; t-SNE keeps neighbours, and its distances between groups mean little."
         )
@@ -162,8 +162,11 @@ def measured(dossier: Dossier) -> list[Sheet]:
         return []  # another version's, or no file of ours
 
 
-def threat(entry: Entry) -> str:
-    return radius((entry.dossier.record or {})["threat"])
+def threats(entries: Sequence[Entry]) -> str:
+    """The threat model's ball, or that of each model where they differ."""
+    each = {entry.label: radius((entry.dossier.record or {})["threat"]) for entry in entries}
+    alike = len(set(each.values())) == 1
+    return next(iter(each.values())) if alike else ", ".join(f"{ball} ({label})" for label, ball in each.items())
 
 
 def plotted(dossier: Dossier, album: Album) -> Facts:

@@ -23,14 +23,22 @@ def curves(page: Together) -> Section:
     parts = []
     for name, words in CURVES.items():
         having = [(entry, record) for entry in page.entries if (record := entry.dossier.curve(name))]
-        if having:
-            parts.append(curve(name, words, having))
+        # Radii of two norms are no points of one axis.
+        norms = dict.fromkeys(threat(record).get("norm") for _, record in having)
+        for norm in norms:
+            of_norm = [(entry, record) for entry, record in having if threat(record).get("norm") == norm]
+            parts.append(curve(name, f"{words}, {norm}" if len(norms) > 1 else words, of_norm))
     lacking = [entry for entry in page.entries if not any(map(entry.dossier.curve, CURVES))]
     says = [
         f"No curves of {entry.label} were measured; this does it: {entry.dossier.evaluated('--curve eps,steps')}"
         for entry in lacking
     ]
     return Section("curves", "Accuracy against eps and steps", says, [Block("", [part]) for part in parts])
+
+
+def threat(record: Record) -> Record:
+    """The threat model's norm and eps; records of early versions do not state them."""
+    return record.get("threat", {})
 
 
 def curve(name: str, words: str, having: Sequence[tuple[Entry, Record]]) -> Chart:
@@ -44,21 +52,22 @@ def curve(name: str, words: str, having: Sequence[tuple[Entry, Record]]) -> Char
             [entry.label, f"{point[name]:.4g}", percent(point["accuracy"]), interval(point), conventions(point)]
             for point in found
         ]
-    (leading, record), *_ = having
-    threat = record.get("threat")
+    leading = having[0][0]
+    threats = sorted({threat(record)["eps"] for _, record in having if threat(record)})
     axis: Figure = {"title": {"text": words}} | {"rangemode": "tozero"}
     if name == "steps":
         axis |= {"type": "log", "tickvals": drawn[0].x, "ticktext": [str(steps) for steps in drawn[0].x]}
     figure = lines(drawn, axis, percent_axis())
-    if name == "eps" and threat:
+    if name == "eps":
         figure["layout"]["shapes"] = [
-            {"type": "line", "x0": threat["eps"], "x1": threat["eps"], "y0": 0, "y1": 1} | BESIDE
+            {"type": "line", "x0": eps, "x1": eps, "y0": 0, "y1": 1} | BESIDE for eps in threats
         ]
     first, last = drawn[0].y[0], drawn[0].y[-1]
     says = (
         f"{leading.label}: from {first:.1f} % at {name} {drawn[0].x[0]:.4g} to {last:.1f} % at {drawn[0].x[-1]:.4g}. "
         + (
-            "The dashed line is the threat model's eps. A sound model falls to nothing on the right."
+            f"The dashed line is the threat model's eps{', one for each' if len(threats) > 1 else ''}. "
+            "A sound model falls to nothing on the right."
             if name == "eps"
             else "Once more steps find nothing more, the attack has converged."
         )
