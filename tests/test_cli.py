@@ -265,6 +265,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "train digits-anchor --data.crop 20": ("data.crop 20", "8"),
     "train digits-anchor --model.width 0": ("width",),
     "train digits-anchor --seed 99999999999999999999": ("seed",),
+    "evaluate {run} --seed 99999999999999999999": ("--seed", "0 to 4294967295"),
     "train digits-anchor --name ../elsewhere": ("name", "/"),
     "train digits-anchor --threat.eps -8/255": ("-0.03",),
     "evaluate {run} --out {tmp}/numbers.txt": (".json",),

@@ -1,6 +1,8 @@
 """Pictures in files: what the model is given of them, what is said about it, and that PNG loses nothing."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -83,17 +85,31 @@ def test_a_large_picture_is_read_without_a_warning_and_one_too_large_is_refused(
         pictures.read(tmp_path / "large.png", SHAPE)
 
 
+def deep_png(path: Path) -> None:
+    """A PNG of 16 bits a channel in colour, which Pillow reads, with 8, and does not write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = zlib.compress(b"".join(b"\0" + bytes(range(192)) for _ in range(32)))
+    header = struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
 def test_what_is_no_picture_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "text.png").write_text("no picture")
     whole = io.BytesIO()
     Image.fromarray(noise(32, 32, 3)).save(whole, "PNG")
     (tmp_path / "cut.png").write_bytes(whole.getvalue()[:200])
     Image.fromarray(noise(32, 32).astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    deep_png(tmp_path / "colours.png")
+    assert Image.open(tmp_path / "colours.png").convert("RGB").size == (32, 32)
     for name, hint in (
         ("nowhere.png", "nowhere.png does not exist"),
         ("text.png", "text.png cannot be read"),
         ("cut.png", "cut.png cannot be read"),
         ("deep.png", "more than 8 bits"),
+        ("colours.png", "more than 8 bits"),
         (".", "cannot be read"),
     ):
         with pytest.raises(Refusal, match=hint):

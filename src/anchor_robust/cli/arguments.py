@@ -100,7 +100,7 @@ def parser() -> Parser:
     add_ball(sub)
     sub.add_argument("--limit", type=int, metavar="N", help="only the first N test images")
     sub.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
-    sub.add_argument("--seed", type=int, default=0, help="seed of the attacks' random starts (default: 0)")
+    sub.add_argument("--seed", type=seed, default=0, help="seed of the attacks' random starts (default: 0)")
     sub.add_argument("--out", type=Path, metavar="FILE.json", help="where the record goes; a run keeps its own")
     add_foreign(sub)
     add_processes(sub)
@@ -120,7 +120,7 @@ def parser() -> Parser:
     sub.add_argument("--attack", default="pgd20", help="pgd20 (default), autoattack, fgsm, square, noise, ...")
     sub.add_argument("--label", metavar="CLASS", help="the true class of the pictures; the model's answer to each")
     sub.add_argument("--out", type=Path, metavar="DIR", default=Path("attacked"), help="where the PNGs go (attacked)")
-    sub.add_argument("--seed", type=int, default=0, help="seed of the attack's random start (default: 0)")
+    sub.add_argument("--seed", type=seed, default=0, help="seed of the attack's random start (default: 0)")
     add_ball(sub)
     add_foreign(sub)
     add_data_dir(sub)
@@ -141,7 +141,7 @@ def parser() -> Parser:
     sub.add_argument("source", metavar="RUN|WEIGHTS", help="run directory or .safetensors file")
     sub.add_argument("--limit", type=int, metavar="N", help="only the first N test and the first N training images")
     sub.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
-    sub.add_argument("--seed", type=int, default=0, help="seed of the attack's random start (default: 0)")
+    sub.add_argument("--seed", type=seed, default=0, help="seed of the attack's random start (default: 0)")
     sub.add_argument("--json", type=Path, metavar="FILE", help="where the record goes; a run keeps its own")
     sub.add_argument("--model", help="the weights' own class, your.module.Class, if you trust its code")
     add_quiet(sub)
@@ -168,6 +168,13 @@ def parser() -> Parser:
     sub.add_argument("dataset", choices=("cifar10",))
     add_data_dir(sub)
     return top
+
+
+def seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} given; allowed: 0 to {2**32 - 1}")
+    return number
 
 
 def add_processes(sub: argparse.ArgumentParser) -> None:

@@ -68,13 +68,14 @@ def opened(path: str | Path) -> "Image":
     unwarned = warnings.catch_warnings(action="ignore", category=image_of.DecompressionBombWarning)
     try:
         with unwarned, image_of.open(path) as file:
+            deep = any(";16" in str(tile) for tile in file.tile)  # colours of 16 bits, which would lose 8 in silence
             image = ImageOps.exif_transpose(file)
     except FileNotFoundError:
         raise Refusal(f"{path} does not exist; give a picture, such as a PNG or JPEG file") from None
     except Exception as error:  # a broken file can fail anywhere in the reader
         raise Refusal(f"{path} cannot be read ({one_line(error)}); give a picture, such as a PNG or JPEG") from error
-    if image.mode.startswith("I") or image.mode == "F":
-        raise Refusal(f"{path} has more than 8 bits a pixel (mode {image.mode}); save it with 8 and give that")
+    if deep or image.mode.startswith("I") or image.mode == "F":
+        raise Refusal(f"{path} has more than 8 bits a channel; save it with 8 and give that")
     return image
 
 
