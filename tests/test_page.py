@@ -343,7 +343,7 @@ def test_curves_of_two_norms_have_an_axis_each(run: Path, tmp_path: Path) -> Non
     other = Path(shutil.copytree(run, tmp_path / "other"))
     record = runs.read_json(other / runs.EVALUATION)
     runs.write_json(other / runs.EVALUATION, record | {"threat": {"norm": "l2", "eps": 0.5}})
-    text = Page(write([run, other])).text
+    text = Page(write([run, other], tmp_path / "report.html")).text
     for norm in ("linf", "l2"):
         assert f"Accuracy against eps, the size of the ball, {norm}" in text
 
