@@ -110,7 +110,7 @@ def parser() -> Parser:
     sub = add(
         "attack", commands.attack, "attack single pictures; what is saved still fools the model when it is opened"
     )
-    sub.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG or any other picture, 8 bits a channel")
+    sub.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG or any other, 8 bits a channel")
     sub.add_argument(
         "--run",
         dest="source",
@@ -139,7 +139,7 @@ def parser() -> Parser:
         "embedding", commands.embedding, "measure a run's embeddings: probes, spread, collapse, what an attack moves"
     )
     sub.add_argument("source", metavar="RUN|WEIGHTS", help="run directory or .safetensors file")
-    sub.add_argument("--limit", type=int, metavar="N", help="the first N test images; about N training ones, classes in proportion")
+    sub.add_argument("--limit", type=int, metavar="N", help="the first N test and about N training images")
     sub.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
     sub.add_argument("--seed", type=seed, default=0, help="seed of the attack's random start (default: 0)")
     sub.add_argument("--json", type=Path, metavar="FILE", help="where the record goes; a run keeps its own")
