@@ -157,7 +157,7 @@ def pixels_and_labels() -> tuple[Tensor, Tensor]:
 
 
 def test_an_adversarial_head_has_the_lower_robust_loss(heads: dict[bool, Second]) -> None:
-    assert robust_loss(heads[True][0]) < 0.9 * robust_loss(heads[False][0])
+    assert robust_loss(heads[True][0]) < 0.95 * robust_loss(heads[False][0])
 
 
 def test_a_step_follows_the_gradient_of_the_head_alone(encoder: Path) -> None:
