@@ -156,7 +156,8 @@ def test_a_limit_that_leaves_classes_out_is_told(
     ordered = images.subset(images.labels.argsort(stable=True))
     np.savez(tmp_path / "sorted.npz", x=ordered.images.permute(0, 2, 3, 1).numpy(), y=ordered.labels.numpy())
     lacking = 10 - len(ordered.labels[:limit].unique())
-    audit.audit(DIGITS, ["clean"], limit=limit, dataset=str(tmp_path / "sorted.npz"), display=Display())
+    mine = str(tmp_path / "sorted.npz")
+    audit.audit(DIGITS, ["clean"], limit=limit, dataset=mine, out=tmp_path / "r.json", display=Display())
     told = f"lack {lacking} of the classes" in capsys.readouterr().err
     assert told == (lacking > 0)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anchor_robust import evaluation
+from anchor_robust import checks, evaluation
 from anchor_robust.attacks import PGD, Attack, Square, Stage
 from anchor_robust.attacks.base import Model
 from anchor_robust.data import Given
@@ -393,11 +393,15 @@ def test_checks_see_the_measurement_and_join_the_record(monkeypatch: pytest.Monk
         tested: Any, images: Tensor, labels: Tensor, within: Ball, held: Any, sibling: Any, *more: Any
     ) -> list[dict[str, str]]:
         assert (tested, within) == (model, ball)
-        assert torch.equal(images.sort(0).values, x.sort(0).values)
-        assert [list(held), len(held["pgd20"])] == [["pgd20"], len(labels)]
+        assert torch.equal(images, x[order])
+        assert torch.equal(labels, y[order])
+        assert list(held) == ["pgd20"]
+        assert torch.equal(held["pgd20"], torch.from_numpy(alone.outcomes["held_pgd20"])[order])
         assert sibling is model
         return [found]
 
+    alone = measure(model, Given(x, y), ("pgd20",), ball=ball)
+    order = checks.drawn(len(x), checks.IMAGES, torch.Generator().manual_seed(0))
     monkeypatch.setattr(measuring, "examine", examine)
     # What breaks in another ball, or by an attack that nobody knows, says nothing of gradient attacks in this one.
     elsewhere = (PGD(Ball("linf", 0.9)), Topples(ball, 2))

@@ -39,23 +39,13 @@ SMALL = (
     "--validation.steps=2",
     "--validation.step_size=0.04",
     "--validation.every=3",
-    "--data.mix_alpha=0.01",
-)
-ENCODERS_ALONE = (
-    "--optimise.ema=0.5",
-    "--optimise.clip=9",
-    "--optimise.awp=0.001",
-    "--data.mix=cutmix",
-    "--attack.ramp=0.2",
 )
 HEAD = ("backbone.linear.weight", "backbone.linear.bias")
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train.start(
-        settle("digits-anchor", (*SMALL, *ENCODERS_ALONE)), tmp_path_factory.mktemp("encoder") / "run", None, Display()
-    )
+    return train.start(settle("digits-anchor", SMALL), tmp_path_factory.mktemp("encoder") / "run", None, Display())
 
 
 Second = tuple[Path, dict[str, Any]]
@@ -112,6 +102,16 @@ def test_the_new_run_is_like_any_other(adversarial: bool, name: str, encoder: Pa
     assert runs.read_json(run / runs.EVALUATION) == record
 
 
+def test_the_recipe_of_a_head_has_no_setting_that_it_did_not_follow(encoder: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(encoder, tmp_path / "encoder"))
+    alone = ("--optimise.clip=9", "--optimise.awp=0.001", "--data.mix=cutmix", "--attack.ramp=0.2")
+    runs.write_text(source / runs.RECIPE, settle(str(encoder / runs.RECIPE), alone).text())
+    head, _ = second_stage.start(source, tmp_path / "head", None, Display(), epochs=3, lr=1.0)
+    plain = ("--optimise.epochs=3", "--optimise.lr=1.0", "--optimise.ema=0", "--name=digits-anchor-clean-head")
+    recipe = settle(str(head / runs.RECIPE))
+    assert replace(recipe, name="") == replace(settle(str(encoder / runs.RECIPE), plain), name="")
+
+
 def test_before_is_what_training_measured(encoder: Path, heads: dict[bool, Second]) -> None:
     validated = checkpoint.load_with_header(encoder)[1]["validation"]
     for _, records in heads.values():
@@ -157,7 +157,7 @@ def pixels_and_labels() -> tuple[Tensor, Tensor]:
 
 
 def test_an_adversarial_head_has_the_lower_robust_loss(heads: dict[bool, Second]) -> None:
-    assert robust_loss(heads[True][0]) < 0.95 * robust_loss(heads[False][0])
+    assert robust_loss(heads[True][0]) < 0.9 * robust_loss(heads[False][0])
 
 
 def test_a_step_follows_the_gradient_of_the_head_alone(encoder: Path) -> None:
