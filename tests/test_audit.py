@@ -162,6 +162,20 @@ def test_a_limit_that_leaves_classes_out_is_told(
     assert told == (lacking > 0)
 
 
+@pytest.mark.parametrize("ours", (True, False))
+def test_a_card_whose_record_is_gone_is_written_over_if_it_is_ours(ours: bool, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(DIGITS, tmp_path / "run"))
+    (run / runs.EVALUATION).unlink()
+    if ours:
+        audit.audit(str(run), ["clean"], limit=5, display=Display())
+        assert (run / runs.EVALUATION).exists()
+        return
+    (run / runs.CARD).write_text("mine")
+    with pytest.raises(Refusal, match="would be written over"):
+        audit.audit(str(run), ["clean"], limit=5, display=Display())
+    assert (run / runs.CARD).read_text() == "mine"
+
+
 def test_a_record_of_ones_own_name_may_be_measured_again(tmp_path: Path) -> None:
     for _ in range(2):
         audit.audit(DIGITS, ["clean"], limit=5, out=tmp_path / "again.json", display=Display())

@@ -25,7 +25,7 @@ from .evaluation.protocols import REFERENCE, Planned, alone, pgd20
 from .evaluation.reference import NAME
 from .exhibit import Exhibit, exhibit
 from .models import LogitsOnly
-from .report.card import card
+from .report.card import TITLE, card
 from .subject import Named, Subject, ball_asked, under_test
 from .threat import Ball, Norm
 
@@ -255,7 +255,10 @@ def destination(run: Path | None, out: Path | None, asked: Asked, own: Sequence[
         return beside
     reserved = (runs.OUTCOMES, runs.PICTURES, runs.CARD)
     outcomes, pictures, told = sides = beside_of(target)
-    anybodys = out is not None and told.exists() and not target.exists()  # a card in a run directory is ours
+    # A card without its record may be anybody's, but for one in a run directory that begins as ours do.
+    anybodys = (
+        told.exists() and not target.exists() and (out is not None or not told.read_bytes().startswith(TITLE.encode()))
+    )
     read = {Path(word).resolve() for word in own if word}
     for side in sides:
         taken = side.resolve() in read or (target.name != runs.EVALUATION and side.name in reserved)

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from .table import Record, conventions, corruption_rows, interval, percent, settings, severities
 
+TITLE = "# Robustness of "
+
 
 def card(record: Record) -> str:
     """The record of an evaluation (evaluation.json) as Markdown."""
@@ -11,7 +13,7 @@ def card(record: Record) -> str:
 
 
 def parts(record: Record) -> Iterable[str]:
-    yield f"# Robustness of {record['model']['source']}"
+    yield f"{TITLE}{record['model']['source']}"
     yield opening(record)
     yield table(
         ("attack", "accuracy", "95 % interval", "seconds", "conventions"),
