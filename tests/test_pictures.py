@@ -127,7 +127,7 @@ def test_panels_show_the_change_around_grey_as_large_as_has_room(largest: int, t
     attacked = torch.tensor([100, 107, 93, 100 + largest, 255], dtype=torch.uint8).view(1, 1, 5)
     shown = pictures.panels(clean, attacked)
     assert torch.equal(shown[0], clean)
-    assert pictures.amplification(clean, attacked) == times
+    assert pictures.times(clean, attacked) == times
     moved = [0, 7, -7, largest, 5]
     assert shown[1].flatten().tolist() == [min(128 + times * move, 255) for move in moved]
     assert torch.equal(shown[2], attacked)

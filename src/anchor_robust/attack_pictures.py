@@ -129,7 +129,7 @@ class Gallery:
         if not self.ball.contains(self.batch(saved), x):
             raise RuntimeError(f"{adversarial} lies outside the ball")
         after, fools = self.answer(saved), int(self.probabilities(self.batch(saved)).argmax()) != place
-        captions = (spelled(before[:1]), f"change x {pictures.amplification(picture, saved)}", spelled(after[:1]))
+        captions = (spelled(before[:1]), f"change x {pictures.times(picture, saved)}", spelled(after[:1]))
         runs.write_bytes(comparison, pictures.side_by_side(picture, saved, captions))
         return told | {
             "after": after,

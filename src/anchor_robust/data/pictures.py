@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..amplified import amplification
 from ..errors import Refusal, one_line
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
 MODES = {1: "L", 3: "RGB"}
-AMPLIFIED = 10  # how many times larger a perturbation is shown than it is, if the grey levels suffice
 PANEL = 256  # pixels of a panel's longer side, about: small pictures are enlarged by a whole number
 GAP, STRIP, FONT = 8, 24, 14  # pixels: between panels, of the strip for their captions, of its letters
 
@@ -100,15 +100,15 @@ def encoded(image: "Image") -> bytes:
     return file.getvalue()
 
 
-def amplification(clean: Tensor, attacked: Tensor) -> int:
-    """AMPLIFIED, or as much less as keeps what was changed within the 256 grey levels around 128."""
-    return max(1, min(AMPLIFIED, 127 // max(1, int((attacked.short() - clean.short()).abs().max()))))
+def times(clean: Tensor, attacked: Tensor) -> int:
+    """How many times larger than it is what was changed is shown."""
+    return amplification(int((attacked.short() - clean.short()).abs().max()))
 
 
 def panels(clean: Tensor, attacked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Clean, the perturbation amplified around grey, attacked: each uint8 like `clean` and `attacked`, [... h w]."""
     change = attacked.short() - clean.short()
-    return clean, (128 + amplification(clean, attacked) * change).clamp(0, 255).byte(), attacked
+    return clean, (128 + times(clean, attacked) * change).clamp(0, 255).byte(), attacked
 
 
 def enlarged(pictures: Tensor) -> Tensor:

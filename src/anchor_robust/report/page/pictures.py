@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...amplified import amplification
 from ..embedding import sheet as embedding_sheet
 from ..sheet import Sheet
 from .dossier import Dossier
@@ -17,7 +18,6 @@ from .verdict import radius
 
 Facts = dict[str, Any]
 MOST_ENTRIES = 4  # whose pictures one page shows: they are most of its size
-AMPLIFIED = 10  # perturbations, so that they can be seen at all
 SPACES = {"features": "features, what the linear head sees", "projection": "projection head"}
 METHODS = {"pca": "PCA", "tsne": "t-SNE"}
 
@@ -101,7 +101,7 @@ def hung(dossier: Dossier, album: Album) -> Facts:
     norm, threat = record["threat"]["norm"], record["threat"]["eps"]
     grid = [0.0, *facts["eps"]]
     start = min(range(len(grid)), key=lambda place: abs(grid[place] - threat))
-    factor = amplification(moves[start])
+    factor = amplification(int(np.abs(moves[start]).max()))
     return {
         "factor": factor,
         "eps": ["0: no attack", *(spelled(norm, eps) for eps in facts["eps"])],
@@ -120,11 +120,6 @@ def hung(dossier: Dossier, album: Album) -> Facts:
             for card, (index, label) in enumerate(zip(arrays["gallery_index"], arrays["gallery_label"], strict=True))
         ],
     }
-
-
-def amplification(moves: np.ndarray) -> int:
-    """10, or less where even the threat model's perturbations would leave the 256 grey levels."""
-    return max(1, min(AMPLIFIED, 127 // max(1, int(np.abs(moves).max()))))
 
 
 def spelled(norm: str, eps: float) -> str:
