@@ -54,7 +54,7 @@ def where(records: Iterable[Record]) -> str:
     """What the numbers of a table were measured on, and what else ran meanwhile."""
     loads: dict[str, list[float]] = {}
     for about in (record["environment"] for record in records):
-        machine = f"{about['threads']} threads of {about['device']}, torch {about['versions']['torch']}"
+        machine = f"{runs.machine(about)}, torch {about['versions']['torch']}"
         loads.setdefault(machine, []).append(about["load"])
     return "; ".join(
         f"On {machine}, load average {min(each):.1f} to {max(each):.1f}" for machine, each in loads.items()

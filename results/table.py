@@ -248,8 +248,7 @@ def measured(folder: Path) -> str:
     time = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
     numbers = ", ".join(f"{result['label']} {accuracy([result])} %" for result in record["results"])
     eps = next(result["eps"] for result in record["results"] if result["norm"])
-    threads = f"{environment['threads']} thread{'s' if environment['threads'] > 1 else ''}"
-    where = f"{time} on {threads} of {environment['device']}"
+    where = f"{time} on {runs.machine(environment)}"
     return f"# Measured (seed 0, {record['data']['images']:,} test images, eps {eps:g}): {numbers}; {where}."
 
 

@@ -242,6 +242,7 @@ def test_cost_and_equal_wall_clock_by_hand(tmp_path: Path) -> None:
     told = "\n".join(markdown(facts))
     assert "within 9 s" in told
     assert "Not test accuracy" in told
+    assert "Of the runs on 2 threads of a processor." in told
     assert "none yet" in told
 
 
@@ -249,6 +250,20 @@ def test_other_hardware_has_no_equal_wall_clock(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / "a", "pgd-at"), write_run(tmp_path / "b", "anchor", device="another")]
     assert "hardware" in comparison(paths)["equal_seconds"]["why_not"]
     assert "2 threads of a processor; 2 threads of another" in "\n".join(markdown(comparison(paths)))
+
+
+def test_equal_wall_clock_takes_the_machine_that_all_were_trained_on(tmp_path: Path) -> None:
+    """Seed 0 of the one method on the quick machine, and of both methods on the slow one, which is therefore taken."""
+    quick, slow = ((1.0, 0.9), (2.0, 0.9)), ((4.0, 0.2), (8.0, 0.35))
+    paths = [
+        write_run(tmp_path / "a", "pgd-at", 0, log=quick, device="a quick one"),
+        write_run(tmp_path / "b", "pgd-at", 1, log=slow),
+        write_run(tmp_path / "c", "anchor", 0, log=((6.0, 0.3), (12.0, 0.5))),
+        write_run(tmp_path / "d", "anchor", 1, log=((6.0, 0.4), (12.0, 0.6))),
+    ]
+    equal = comparison(paths)["equal_seconds"]
+    assert (equal["hardware"], equal["budget"]) == ("2 threads of a processor", 8.0)
+    assert [each["by_then"] for each in equal["accuracies"]] == [[0.35], [0.3, 0.4]]
 
 
 def test_equal_passes_know_no_hardware(tmp_path: Path) -> None:

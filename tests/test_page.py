@@ -301,8 +301,8 @@ def test_eps_is_told_as_it_was_meant(norm: str, eps: float, told: str) -> None:
 
 LESS: dict[str, tuple[tuple[str, ...], str]] = {
     "no evaluation": ((runs.EVALUATION, runs.OUTCOMES, runs.PICTURES), "anchor evaluate {run}"),
-    "no outcomes": ((runs.OUTCOMES,), "outcomes.npz cannot be read"),
-    "no pictures": ((runs.PICTURES,), "pictures.npz cannot be read"),
+    "no outcomes": ((runs.OUTCOMES,), "outcomes.npz is missing"),
+    "no pictures": ((runs.PICTURES,), "pictures.npz is missing"),
     "no training": ((runs.METRICS,), "metrics.jsonl holds no epoch"),
     "no recipe": ((runs.RECIPE,), "No recipe"),
     "no environment": ((runs.ENVIRONMENT,), "holds"),

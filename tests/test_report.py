@@ -117,7 +117,7 @@ def test_the_card_leaves_nothing_out() -> None:
         "cat\\|dog",
         "warn: masking: the loss does not grow",
         "`anchor evaluate runs/mine`",
-        "a processor, 2 threads",
+        "2 threads of a processor",
         "torch 2.13.0",
         "feed" * 16,
         "beef" * 16,

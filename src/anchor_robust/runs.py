@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,12 @@ PICTURES = "pictures.npz"
 CARD = "card.md"
 EMBEDDING = "embedding.json"
 REPORT = "report.html"
+
+
+def machine(environment: Mapping[str, Any]) -> str:
+    """`2 threads of AMD EPYC`: what an environment.json says that the work was done on."""
+    threads = environment.get("threads")
+    return f"{threads} {'thread' if threads == 1 else 'threads'} of {environment.get('device')}"
 
 
 def check_free(run: Path) -> None:

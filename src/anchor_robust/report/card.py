@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from .. import runs
 from .table import Record, conventions, corruption_rows, interval, percent, settings, severities
 
 TITLE = "# Robustness of "
@@ -91,7 +92,7 @@ def provenance(record: Record) -> str:
         "outcomes per image": "{file}, sha256 {sha256}".format(**record["outcomes"]) if "outcomes" in record else None,
         "seed": record["seed"],
         "batch size": record.get("batch_size"),
-        "hardware": f"{around['device']}, {around['threads']} threads" if around else None,
+        "hardware": runs.machine(around) if around else None,
         "time": f"{sum(each['seconds'] for each in timed):.1f} s",
         "versions": versions,
     }

@@ -116,4 +116,5 @@ def reached(what: str, facts: Facts, budget: str) -> Sheet:
         "Not test accuracy: the best robust accuracy on the validation split until the cheapest method was done, and "
         "in all. A costlier method is cut off in the middle of its learning rate schedule."
     )
+    note += f" Of the runs on {facts['hardware']}." if "hardware" in facts else ""
     return Sheet(f"At equal {what}: validation robust accuracy %", ["method", budget, "in all"], rows, [note])

@@ -77,7 +77,7 @@ def read(path: Path, evaluation: str = runs.EVALUATION) -> Run:
             record,
             outcomes(path, record),
             metrics,
-            f"{environment['threads']} threads of {environment['device']}",
+            runs.machine(environment),
             metrics[-1]["step"] * recipe["optimise.batch_size"],
             environment.get("passes"),
             "second_stage" in environment,

@@ -33,6 +33,8 @@ def arrays(path: Path, named: Mapping[str, str]) -> dict[str, np.ndarray]:
             raise Refusal(f"{file} does not belong to {path}, a write was interrupted; evaluate again")
         with np.load(file) as found:
             return dict(found)
+    except FileNotFoundError as error:
+        raise Refusal(f"{file} is missing; evaluate again") from error
     except (OSError, ValueError, BadZipFile) as error:
         if isinstance(error, Refusal):
             raise

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .. import environment
+from .. import environment, runs
 from ..data.mapped import MappedSet
 from . import fast
 from .fast import FastPath
@@ -23,7 +23,7 @@ def explained(training: Training) -> Explanation:
     recipe, batch, passes = training.recipe, training.recipe.optimise.batch_size, training.recipe.passes()
     told = environment.describe(training.fabric.device)
     return Explanation(
-        f"{recipe.name} on {told['threads']} threads of {told['device']}",
+        f"{recipe.name} on {runs.machine(told)}",
         [*decided(training), *everywhere(training)],
         [
             f"A step: {batch} images x {passes:g} forward-and-backward passes = {batch * passes:,.0f}; "

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ... import runs
+from ..dotted import written
 from ..sheet import Sheet
 from .dossier import Dossier
 from .parts import Block, Section, named
@@ -32,7 +34,7 @@ def differences(page: Together) -> list[Sheet]:
     """In which settings the methods are not alike."""
     methods = [method for facts in list(page.comparisons.values())[:1] for method in facts["methods"]]
     keys = list(dict.fromkeys(key for method in methods for key in method["differs"]))
-    rows = [[key, *(str(method["differs"].get(key, "")) for method in methods)] for key in keys]
+    rows = [[key, *(written(method["differs"].get(key, "")) for method in methods)] for key in keys]
     return (
         [Sheet("Settings in which the methods differ", ["setting", *(method["method"] for method in methods)], rows)]
         if rows
@@ -77,7 +79,7 @@ def around(what: str, environment: Facts) -> dict[str, str]:
         return {}
     versions = ", ".join(f"{name} {version}" for name, version in environment.get("versions", {}).items())
     return {
-        f"{what} hardware": f"{environment.get('device')}, {environment.get('threads')} threads",
+        f"{what} hardware": runs.machine(environment),
         f"{what} versions": f"Python {environment.get('python')}, {versions}",
         f"{what} platform": str(environment.get("platform", "")),
     }
