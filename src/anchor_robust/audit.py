@@ -26,7 +26,7 @@ from .evaluation.reference import NAME
 from .exhibit import Exhibit, exhibit
 from .models import LogitsOnly
 from .report.card import TITLE, card
-from .subject import Named, Subject, ball_asked, under_test
+from .subject import Named, Subject, ball_asked, says_all, under_test
 from .threat import Ball, Norm
 
 Say = Callable[[str], None]
@@ -84,10 +84,17 @@ def audit(
             f"the first {len(images)} images lack {absent} of the classes; shuffle the arrays or raise --limit"
         )
     known = Named(transfer_from, data=dataset or images.name, data_dir=data_dir)
+    if transfer_from and not says_all(known):
+        raise Refusal(
+            f"--transfer-from {transfer_from} given; allowed: a run or weights of anchor train, or a Hugging Face "
+            "folder; from Python any model: attacks=(Transfer(model, attack),)"
+        )
     sibling = under_test(known, device) if transfer_from else None
     planned = [in_context(attack, subject, sibling, ball, data_dir) for attack in attacks]
     asked = Asked(images, attacks, curves, ball, engine, search, corruptions, origin(sibling) if sibling else "")
     target = destination(subject.run, out, asked, (source, dataset), display.line)
+    if target is None:
+        display.line("nothing is kept; --out FILE.json keeps the record, and a stopped evaluation goes on from there")
     on_device = images.to(device)
     around = environment.describe(device)
     determining = {key: value for key, value in around.items() if key not in ("command", "platform")}

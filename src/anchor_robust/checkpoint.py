@@ -153,7 +153,10 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: object) -> N
     if missing or unexpected or shapes:
         differences = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
         told = "; ".join(f"{len(names)} {what}: {some(names)}" for what, names in differences.items() if names)
-        raise Refusal(f"{source} is of another architecture than {type(network).__name__} ({told})")
+        raise Refusal(
+            f"{source} is of another architecture than {type(network).__name__} ({told}); "
+            "build the one it was saved from"
+        )
     network.load_state_dict(tensors, strict=False)
 
 
@@ -199,7 +202,10 @@ def has_header(source: str | Path) -> bool:
 def load_with_header(source: str | Path, model: str | None = None) -> tuple[LogitsOnly, dict[str, Any]]:
     path = weights_file(source)
     if not has_header(path):
-        raise Refusal(f"{path} does not say its architecture; give it with --model, --data and --normalize")
+        raise Refusal(
+            f"{path} does not say its architecture, as what anchor train writes does; to measure other weights: "
+            f"anchor evaluate {path} --model, --data and --normalize"
+        )
     header, tensors = read_weights(path)
     network = build(header, model)
     fill(network, tensors, path)

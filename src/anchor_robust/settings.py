@@ -106,8 +106,9 @@ def known(
     for key in mapping:
         if key not in allowed:
             full = f"{where}.{key}" if where else str(key)
-            meant = [f"{name}.{key}" for name, make in sections.items() if key in inspect.signature(make).parameters]
-            told = f"; did you mean {' or '.join(meant)}?" if meant else nearest(str(key), allowed)
+            word = str(key).replace("-", "_")
+            meant = [f"{name}.{word}" for name, make in sections.items() if word in inspect.signature(make).parameters]
+            told = f"; did you mean {' or '.join(meant)}?" if meant else nearest(word, allowed)
             raise Refusal(f"setting {full} is unknown{told}")
 
 

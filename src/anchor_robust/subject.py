@@ -105,6 +105,11 @@ def ball_asked(own: Ball, norm: Norm | None, eps: float | None) -> Ball:
     return Ball(norm or own.norm, own.eps if eps is None else eps)
 
 
+def says_all(named: Named) -> bool:
+    """Whether a model can be tested without further words, one of ours or a Hugging Face folder."""
+    return carries_all(named) or huggingface.is_folder(Path(str(named.source)))
+
+
 def carries_all(named: Named) -> bool:
     """Whether the model is of ours and says of itself what it is; Refusal where there is none."""
     if named.source is None and named.model is None:
@@ -149,7 +154,7 @@ def own(named: Named, device: torch.device) -> Subject:
     if list(images.classes) != header["classes"]:
         raise Refusal(
             f"{images.name} has {listed(images.classes)}, and {source} knows {listed(header['classes'])}; "
-            "the images' classes must be the model's, in its order"
+            "name the classes of the images as the model does, in its order: in classes.txt, or `classes` in an .npz"
         )
     ball = Ball(recipe["threat"]["norm"], recipe["threat"]["eps"])
     weights = digest(str(checkpoint.weights_file(source)))

@@ -42,7 +42,7 @@ class Ball:
         if self.norm == "linf" and self.eps > 1:
             raise Refusal(f"linf eps {self.eps} given; allowed: 0 to 1, as pixels are; write 8/255 for 8 grey levels")
         if self.norm == "l2" and self.eps == 0:
-            raise Refusal("l2 eps 0 given; allowed: above 0, usually 0.5 (128/255) on small images")
+            raise Refusal("l2 eps 0 given; allowed: above 0, usually 0.5 on small images")
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The point of the ball around x [n ...] nearest to x_adv [n ...], then moved into [0, 1].

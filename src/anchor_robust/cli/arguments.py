@@ -32,7 +32,9 @@ def parser() -> Parser:
         return sub
 
     sub = add("quickstart", commands.quickstart, "train and attack three small networks on real digits, in minutes")
-    sub.add_argument("--out", type=Path, default=Path("anchor-quickstart"), help="new directory for the runs")
+    sub.add_argument(
+        "--out", type=Path, default=Path("anchor-quickstart"), help="new directory for the runs (anchor-quickstart)"
+    )
     add_quiet(sub)
 
     sub = add(
@@ -96,12 +98,14 @@ def parser() -> Parser:
     sub.add_argument("--corruptions", action="store_true", help="accuracy under noise, blur, JPEG and the like as well")
     sub.add_argument("--transfer-from", metavar="RUN", help="second run, for the attack transfer and the checks")
     sub.add_argument("--claim", type=float, metavar="0.5", help="exit 1 if the whole interval lies below this accuracy")
-    sub.add_argument("--claim-attack", metavar="ATTACK", help="which accuracy is claimed; that of the last attack")
+    sub.add_argument(
+        "--claim-attack", metavar="ATTACK", help="which accuracy is claimed; that of the last attack if not given"
+    )
     add_ball(sub)
     sub.add_argument("--limit", type=int, metavar="N", help="only the first N test images")
     sub.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
     sub.add_argument("--seed", type=seed, default=0, help="seed of the attacks' random starts (default: 0)")
-    sub.add_argument("--out", type=Path, metavar="FILE.json", help="where the record goes; a run keeps its own")
+    sub.add_argument("--out", type=Path, metavar="FILE.json", help="where the record goes, if not into the run")
     add_foreign(sub)
     add_processes(sub)
     add_quiet(sub)
@@ -118,7 +122,9 @@ def parser() -> Parser:
         help="run directory, shipped name, or any model that anchor evaluate takes",
     )
     sub.add_argument("--attack", default="pgd20", help="pgd20 (default), autoattack, fgsm, square, noise, ...")
-    sub.add_argument("--label", metavar="CLASS", help="the true class of the pictures; the model's answer to each")
+    sub.add_argument(
+        "--label", metavar="CLASS", help="the true class of the pictures; what the model says of each if not given"
+    )
     sub.add_argument("--out", type=Path, metavar="DIR", default=Path("attacked"), help="where the PNGs go (attacked)")
     sub.add_argument("--seed", type=seed, default=0, help="seed of the attack's random start (default: 0)")
     add_ball(sub)
@@ -159,7 +165,9 @@ def parser() -> Parser:
 
     sub = add("report", commands.report, "write one HTML page about a run, or about several side by side")
     sub.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory, or a record of evaluate --out")
-    sub.add_argument("--out", type=Path, metavar="FILE.html", help="RUN/report.html, or report.html for several")
+    sub.add_argument(
+        "--out", type=Path, metavar="FILE.html", help="RUN/report.html, or report.html for several, if not given"
+    )
 
     sub = add("recipes", commands.recipes, "list the built-in recipes and what they promise")
     sub.add_argument("recipe", nargs="?", help="print this one whole, with what each setting means")
@@ -194,8 +202,8 @@ def add_quiet(sub: argparse.ArgumentParser) -> Any:
 
 
 def add_ball(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--norm", choices=("linf", "l2"), help="norm of the ball; the run's own, or linf")
-    sub.add_argument("--eps", help="radius of the ball, such as 8/255; the run's own, or 0.031")
+    sub.add_argument("--norm", choices=("linf", "l2"), help="norm of the ball; the run's own, or linf, if not given")
+    sub.add_argument("--eps", help="radius of the ball, such as 8/255; the run's own, or 0.031, if not given")
 
 
 def add_foreign(sub: argparse.ArgumentParser) -> None:
@@ -208,7 +216,7 @@ def add_foreign(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--model-args", metavar="NAME=VALUE,..", help="arguments of --model, such as width=32,depth=4")
     sub.add_argument(
         "--data",
-        help="cifar10, digits, a FOLDER of test/x.npy and y.npy, or a FILE.npz of x and y; the run's own if not given",
+        help="cifar10, digits, a FOLDER with test/x.npy and test/y.npy, or a FILE.npz of x and y; if not the run's own",
     )
     sub.add_argument(
         "--normalize",

@@ -147,7 +147,7 @@ def hold_out(train: ImageSet, images: int, seed: int = 0) -> tuple[ImageSet, Ima
     """
     if not 1 <= images < len(train):
         raise Refusal(
-            f"{images} validation images asked for; allowed: 1 to {len(train) - 1}, "
+            f"validation.images {images} given; allowed: 1 to {len(train) - 1}, "
             f"as {train.name} has {len(train)} to train on"
         )
     held = stratified(train.labels, images, seed)

@@ -99,7 +99,8 @@ def class_names(path: Path) -> tuple[str, ...]:
             return tuple(named.read_text(encoding="utf-8-sig").rstrip().splitlines())
         except (OSError, UnicodeDecodeError) as error:
             raise Refusal(f"{named} cannot be read ({one_line(error)}); save it as UTF-8, a name a line") from error
-    labels = mapped(path / "train" / "y.npy")
+    there = [path / split / "y.npy" for split in ("train", "test")]
+    labels = mapped(next((file for file in there if file.is_file()), there[0]))
     return tuple(map(str, range(max(int(labels.max(initial=0)), 0) + 1)))
 
 

@@ -16,7 +16,10 @@ def check_logits(model: nn.Module, x: Tensor, classes: int, told: str) -> None:
         pixels = x.detach().clone().requires_grad_()
         logits = answers(model, pixels, told)
         if logits.shape[1] != classes:
-            raise Refusal(f"{told} gives {logits.shape[1]} logits, but the images have {classes} classes; name others")
+            raise Refusal(
+                f"{told} gives {logits.shape[1]} logits, but the images have {classes} classes; give images of its "
+                "classes, and name all of them where some have no image: in classes.txt, or `classes` in an .npz"
+            )
         if not logits.isfinite().all():
             raise Refusal(f"{told} gives logits that are not finite; is its normalisation right, is it complete?")
         reached = logits.requires_grad and torch.autograd.grad(logits.sum(), pixels, allow_unused=True)[0] is not None

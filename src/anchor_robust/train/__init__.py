@@ -145,7 +145,7 @@ def restore(training: Training, saved: dict[str, Any]) -> State:
         checkpoint.fill(training.average.network, saved["average"], source)
         training.optimizer.load_state_dict(saved["optimizer"])
         if saved["generator"].shape != training.generator.get_state().shape:
-            raise Refusal(f"{source} was saved on another kind of device; its random numbers go on on one like that")
+            raise Refusal(f"{source} was saved on another kind of device; go on with it on one of that kind")
         training.generator.set_state(saved["generator"])
         return State(**{field.name: saved[field.name] for field in dataclasses.fields(State)})
     except KeyError as error:

@@ -61,7 +61,10 @@ def build(recipe: Recipe, images: ImageSet, run: Path, fabric: Fabric | None = N
             f"data.crop {recipe.data.crop} given; allowed: below the {images.images.shape[2]} pixels of an image"
         )
     if len(train_images) < settings.batch_size:
-        raise Refusal(f"optimise.batch_size {settings.batch_size} given; there are {len(train_images)} training images")
+        raise Refusal(
+            f"optimise.batch_size {settings.batch_size} given; allowed: up to {len(train_images)}, the training images "
+            "without those for validation"
+        )
     own = processes.part(settings.batch_size)
     check_divisible(settings.batch_size, processes.count(), settings.micro_batch)
     mean, std = train_images.channel_statistics()
