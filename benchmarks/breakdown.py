@@ -65,7 +65,9 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def measured(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     data = ours.images(given.images)
-    trained = ours.training(data, given.model, given.batch, given.attack_steps, given.views, given.compile)
+    trained = ours.training(
+        data, given.model, given.batch, given.attack_steps, given.views, given.compile, given.precision
+    )
     compiling = ours.accelerated(trained)
     update = ours.stepping(trained)
     for _ in range(3):

@@ -281,6 +281,26 @@ def test_what_is_missing_is_asked_for(attacks: list[str], more: dict[str, Any], 
         audit.audit(DIGITS, attacks, limit=5, display=Display(), **more)
 
 
+def test_a_file_that_does_not_say_all_is_no_source_of_transfers(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "small.pt")
+    with pytest.raises(Refusal, match=r"--transfer-from .*small.pt given; allowed: a run or weights of anchor train"):
+        audit.audit(DIGITS, ["transfer"], limit=5, transfer_from=str(tmp_path / "small.pt"), display=Display())
+
+
+def test_it_says_where_nothing_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    audit.audit(f"{DIGITS}/{runs.WEIGHTS}", ["clean"], limit=2, display=Display())
+    assert "nothing is kept; --out FILE.json keeps the record" in capsys.readouterr().err
+
+
+def test_a_stop_within_the_corruptions_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(audit, "corrupted", stopped)
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on from"):
+        audit.audit(DIGITS, ["clean"], limit=2, corruptions=True, out=tmp_path / "r.json", display=Display())
+
+
 def test_embedding_attacks_need_an_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "plain_model.py").write_text(
         "import torch\n\ndef make():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"

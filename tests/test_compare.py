@@ -219,10 +219,28 @@ def test_methods_of_one_name_are_told_apart_by_their_settings(tmp_path: Path) ->
     assert [each["method"] for each in comparison(paths)["methods"]] == ["method contrast=0.1", "method contrast=1"]
 
 
+def test_methods_that_differ_in_the_seventh_digit_are_two(tmp_path: Path) -> None:
+    paths = [
+        write_run(tmp_path / str(place), rate=rate, settings={"weight": weight})
+        for place, (rate, weight) in enumerate(((0.2, 8 / 255), (0.9, 0.0313725)))
+    ]
+    assert len({row["method"] for row in entry(comparison(paths))["accuracies"]}) == 2
+
+
+def test_records_of_early_versions_lie_beside_their_outcomes(tmp_path: Path) -> None:
+    """Such a record does not name the file; that of another evaluation is not taken for it."""
+    paths = [write_run(tmp_path / method, method, rate=0.5) for method in ("pgd-at", "anchor")]
+    for path in paths:
+        (path / runs.EVALUATION).rename(path / "full.json")
+        (path / runs.OUTCOMES).rename(path / "full.npz")
+    assert entry(comparison(paths, "full.json"))["pairs"][0]["seeds"] == [0]
+
+
 def test_names_of_settings() -> None:
     assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": {}}) == {"a.b": 1, "a.c.d": [2], "e": {}}
     assert short(["a.x", "b.x", "b.y", "c.name"]) == ["a.x", "b.x", "y", "c.name"]
-    assert spelled({"a": 2.0, "b": ["c", "d"], "e": True}) == "a=2 b=c,d e=True"
+    assert spelled({"a": 2.0, "b": ["c", "d"], "e": True, "f": 0.1}) == "a=2 b=c,d e=True f=0.1"
+    assert spelled({"a": 8 / 255}) == "a=0.03137254901960784"
 
 
 def test_cost_and_equal_wall_clock_by_hand(tmp_path: Path) -> None:

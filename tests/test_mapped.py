@@ -142,6 +142,10 @@ def test_classes_may_have_names(tmp_path: Path) -> None:
     assert data.load(str(folder), "train").classes == ("red", "green", "blue and more")
 
 
+def test_a_folder_of_test_images_alone_counts_its_own_classes(tmp_path: Path) -> None:
+    assert data.load(str(written(tmp_path / "alone", coloured(), "test")), "test").classes == ("0", "1", "2")
+
+
 @pytest.mark.parametrize("text", (b"cat\r\ndog\r\nbird\r\n\r\n", b"\xef\xbb\xbfcat\ndog\nbird"))
 def test_names_of_classes_come_from_any_editor(text: bytes, tmp_path: Path) -> None:
     folder = written(tmp_path / "named", coloured())

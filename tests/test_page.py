@@ -26,6 +26,7 @@ from anchor_robust.cli import main
 from anchor_robust.errors import Refusal
 from anchor_robust.report.compare import comparison
 from anchor_robust.report.page import finite, write
+from anchor_robust.report.page.accuracy import by_name
 from anchor_robust.report.page.dossier import read
 from anchor_robust.report.page.explanations import why
 from anchor_robust.report.page.figures import plain
@@ -421,6 +422,24 @@ def test_other_evaluations_of_the_same_weights_are_shown_beside(run: Path) -> No
     assert "holds 25.0 % [20.0, 30.0] of its answers under AutoAttack" in found.text
     assert "autoattack.json" in found.text
     assert "Stranger" not in found.text
+
+
+@pytest.mark.parametrize("verdicts, kept", [("pass skip", "pass"), ("skip pass", "pass"), ("warn pass", "warn")])
+def test_of_two_evaluations_the_verdict_that_says_more_is_shown(verdicts: str, kept: str, run: Path) -> None:
+    own = runs.read_json(run / runs.EVALUATION)
+    for name, verdict_of in zip((runs.EVALUATION, "later.json"), verdicts.split(), strict=True):
+        check = {"name": "a check", "verdict": verdict_of, "detail": name}
+        runs.write_json(run / name, own | {"checks": [check]})
+    (entry,) = together([read(run)]).entries
+    assert by_name(entry)["a check"][0] == kept
+
+
+def test_the_command_that_measures_again_has_the_settings_of_the_record(run: Path) -> None:
+    record = runs.read_json(run / runs.EVALUATION)
+    command = "anchor evaluate somewhere/else --eps 8/255 --limit 40"
+    edit(run / runs.EVALUATION, environment=record["environment"] | {"command": command})
+    edit(run / runs.EVALUATION, model=record["model"] | {"source": "somewhere/else"})
+    assert read(run).evaluated("--curve eps") == f"anchor evaluate {run} --eps 8/255 --limit 40 --curve eps"
 
 
 def test_embeddings_in_numbers_are_shown_if_they_were_measured(run: Path) -> None:

@@ -164,8 +164,10 @@ def test_other_images_another_model_or_other_hardware_start_anew(tmp_path: Path,
     searched.clear()
     measure(model, Given(x, y), ATTACKS, ledger=Ledger(tmp_path / "record.json", {"model": "a"}))
     assert searched == []
-    measure(model, Given(x, y), ATTACKS, ledger=Ledger(tmp_path / "record.json", {"model": "b"}))
+    said: list[str] = []
+    measure(model, Given(x, y), ATTACKS, ledger=Ledger(tmp_path / "record.json", {"model": "b"}, said.append))
     assert searched
+    assert [line.split(":")[0] for line in said] == ["beginning anew"]
     searched.clear()
     measure(model, Given(x, (y + 1) % 3), ATTACKS, ledger=Ledger(tmp_path / "record.json", {"model": "a"}))
     measure(model, Given(x.flip(0), y.flip(0)), ATTACKS, ledger=Ledger(tmp_path / "record.json", {"model": "a"}))

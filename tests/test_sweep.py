@@ -384,6 +384,7 @@ def test_a_search_by_hand_goes_on_where_it_was(tmp_path: Path, monkeypatch: pyte
     recipe = out / after[0] / runs.RECIPE
     recipe.write_text(recipe.read_text().replace("momentum: 0.9", "momentum: 0.8"))
     assert searching(3) == 2
+    assert [run["run"] for run in record_of(out)["runs"]] == after, "what stopped the command took nothing away"
 
 
 def test_a_search_without_optuna_says_what_to_install(

@@ -385,6 +385,17 @@ def test_resume_refuses_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyP
         train.resume(run, None, Display())
 
 
+@pytest.mark.parametrize("begun", ["bf16-mixed", "32-true"])
+def test_resume_keeps_the_precision_that_the_run_was_begun_in(
+    begun: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, launched, asked = shutil.copytree(whole, tmp_path / "run"), train.launched, []
+    runs.write_json(run / runs.ENVIRONMENT, runs.read_json(run / runs.ENVIRONMENT) | {"precision": begun})
+    monkeypatch.setattr(train, "launched", lambda *given: asked.append(given[2]) or launched(*given))
+    train.resume(run, None, Display())
+    assert asked == [begun]
+
+
 def test_a_second_process_does_not_train_the_same_run(whole: Path, tmp_path: Path) -> None:
     before = (whole / runs.METRICS).read_bytes()
     with runs.alone(whole), pytest.raises(Refusal, match="another process is at work"):

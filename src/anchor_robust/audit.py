@@ -120,13 +120,13 @@ def audit(
         shown = None
         if target and processes.first() and set(attacks) != {"clean"}:
             shown = exhibit(subject.model, on_device, ball, batch_size=batch_size, seed=seed, bar=display.bar)
+        if corruptions:
+            measurement.record["corruptions"] = corrupted(
+                subject.model, on_device, images.classes, batch_size, seed, display.bar
+            )
     except KeyboardInterrupt:
         kept = f"the same command goes on from {ledger.path}" if ledger.path else "--out FILE.json would have kept it"
         raise KeyboardInterrupt(f"stopped; {kept}") from None
-    if corruptions:
-        measurement.record["corruptions"] = corrupted(
-            subject.model, on_device, images.classes, batch_size, seed, display.bar
-        )
     record = {
         **measurement.record,
         "model": subject.about,

@@ -20,10 +20,10 @@ MOST_TARGETS = 9
 
 @dataclass(frozen=True)
 class Stage:
-    """One of the four: attacks that follow each other, each on the images still standing.
+    """Attacks that follow each other, each on the images still standing: a part of AutoAttack, or a whole attack.
 
     Attributes:
-        name: `apgd-ce`, `apgd-t`, `fab-t` or `square`.
+        name: What records and tables call it, such as `apgd-ce`.
         attacks: One, or one for each target.
     """
 

@@ -68,7 +68,7 @@ class Attack(ABC):
         with torch.inference_mode(False), torch.enable_grad(), frozen(model):
             # Copies: tensors made under inference_mode have no gradients, and a search may write to its own.
             x_own, y_own = x.detach().clone(), y.to(x.device, torch.long, copy=True)
-            x_adv = self.search(Checked(model, len(x), classes_needed), x_own, y_own, generator)
+            x_adv = self.search(Checked(model, classes_needed), x_own, y_own, generator)
             return self.ball.project(x_adv.detach().to(x), x.detach())
 
     @abstractmethod
@@ -114,14 +114,13 @@ class Checked:
     """The model, its output checked on every call: shapes only, so it costs no wait for the device."""
 
     model: Model
-    images: int
     classes_needed: int
 
     def __call__(self, x: Tensor) -> Tensor:
         logits = self.model(x)
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise Refusal(f"the model returned {given} for {self.images} images; allowed: logits [n k]; wrap it so")
+            raise Refusal(f"the model returned {given} for {len(x)} images; allowed: logits [n k]; wrap it so")
         if logits.shape[1] < self.classes_needed:
             raise Refusal(
                 f"label {self.classes_needed - 1} given; allowed: 0 to {logits.shape[1] - 1}, the model's logits; "

@@ -89,7 +89,7 @@ class Planned:
     engine: str = "anchor"
 
     def conventions(self) -> dict[str, Any]:
-        """The settings on which all stages agree, None where they differ, and each stage's own where there are more."""
+        """The settings on which all stages agree, None where they differ."""
         told = [stage.describe() for stage in self.stages]
         common = {
             key: value if all(each.get(key) == value for each in told) else None for key, value in told[0].items()

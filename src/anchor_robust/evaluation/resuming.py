@@ -62,8 +62,10 @@ class Ledger:
             self.units[name] = Unit(**each)
         if self.units:
             self.say(f"going on after {len(self.units)} finished batches, from {self.path}")
-        elif others := sorted(self.path.parent.glob(f"{glob.escape(self.record.stem)}.partial-*.jsonl")):
-            self.say(f"beginning anew: {others[0]} is of other settings, weights, versions, threads or another machine")
+        elif others := {*self.path.parent.glob(f"{glob.escape(self.record.stem)}.partial-*.jsonl")} - {self.path}:
+            self.say(
+                f"beginning anew: {min(others)} is of other settings, weights, versions, threads or another machine"
+            )
         # Written anew, because a kill may have cut the last line short.
         if processes.first():
             runs.write_text(self.path, "".join(f"{line}\n" for line in kept))

@@ -30,4 +30,6 @@ def spelled(settings: Mapping[str, Any]) -> str:
 def written(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(written, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    # Six digits where they say it all: two settings that differ in the seventh must not look alike.
+    short = f"{value:g}" if isinstance(value, float) else ""
+    return short if short and float(short) == value else str(value)

@@ -13,7 +13,7 @@ import yaml
 from .. import runs
 from ..errors import Refusal, one_line
 from .dotted import flat, shortened, spelled
-from .record import arrays
+from .record import arrays, outcomes_named
 
 CONVENTIONS = ("label", "norm", "eps", "steps", "step_size", "restarts", "start", "loss", "dtype", "images")
 ASSUMED = {"engine": "anchor", "search": "float32"}  # where a record does not say: those of early versions
@@ -75,7 +75,7 @@ def read(path: Path, evaluation: str = runs.EVALUATION) -> Run:
             seed,
             recipe | trained_on,
             record,
-            outcomes(path, record),
+            outcomes(path / evaluation, record),
             metrics,
             runs.machine(environment),
             metrics[-1]["step"] * recipe["optimise.batch_size"],
@@ -97,12 +97,12 @@ def check_up_to_date(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def outcomes(path: Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """By attack, which images [n] were held; empty without the file of the outcomes."""
-    named = record.get("outcomes", {"file": runs.OUTCOMES})
-    file = path / Path(named["file"]).name
+    """By attack, which images [n] were held, as the record at `path` has it; empty without the file of the outcomes."""
+    named = outcomes_named(path, record)
+    file = path.with_name(Path(named["file"]).name)
     if not file.exists():
         return {}
-    stored = arrays(path / runs.EVALUATION, named)
+    stored = arrays(path, named)
     held = {key.removeprefix("held_"): array for key, array in stored.items() if key.startswith("held_")}
     held["clean"] = stored["clean_prediction"] == stored["label"]
     for result in record["results"]:
@@ -111,7 +111,7 @@ def outcomes(path: Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
             result["images"],
             round(result["accuracy"] * len(found)),
         ):
-            raise Refusal(f"{file} and {runs.EVALUATION} do not tell of the same evaluation; evaluate {path} again")
+            raise Refusal(f"{file} and {path.name} do not tell of the same evaluation; evaluate {path.parent} again")
     return held
 
 

@@ -19,9 +19,13 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     Raises Refusal where one is missing or broken, and where they are of two evaluations.
     """
     record = runs.read_json(path)
-    # Records from before the digest do not name their outcomes; those lie under the usual name.
-    named = record.get("outcomes", {"file": runs.OUTCOMES if path.name == runs.EVALUATION else f"{path.stem}.npz"})
-    return record, arrays(path, named)
+    return record, arrays(path, outcomes_named(path, record))
+
+
+def outcomes_named(path: Path, record: Mapping[str, Any]) -> Mapping[str, str]:
+    """How the record at `path` names its outcomes; those from before the digest lie under the usual name."""
+    usual = runs.OUTCOMES if path.name == runs.EVALUATION else f"{path.stem}.npz"
+    return record.get("outcomes", {"file": usual})
 
 
 def arrays(path: Path, named: Mapping[str, str]) -> dict[str, np.ndarray]:

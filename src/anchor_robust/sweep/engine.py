@@ -132,7 +132,8 @@ def sweep(
             asked.take_stock(points)
         count, kind = (len(points), "combinations") if tries is None else (tries, "tries")
         display.line(f"{asked.out}: {count} {kind} x {seeds} seeds = {count * seeds} runs")
-        asked.write()
+        if tries is None or not (asked.out / RECORD).exists():
+            asked.write()  # a search visits again what it has done, and has a record meanwhile
         try:
             if tries is None:
                 for point in points:

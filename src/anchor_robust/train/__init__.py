@@ -84,12 +84,13 @@ def resume(
 ) -> Path:
     """Go on with a run that was stopped, to the very weights that it would have reached without the stop.
 
-    With another number of processes, to rounding: they add up in another order.
+    In the precision that the run was begun in, whatever this machine would choose. With another number of processes,
+    to rounding, as they add up in another order, but for what docs/how-to/scale.md names.
     """
     saved = checkpoint.read_state(run / runs.LAST)
     recipe = settle(str(run / runs.RECIPE))
     before = runs.read_json(run / runs.ENVIRONMENT)
-    with launched(devices, nodes, precision(recipe)) as fabric, alone(run):
+    with launched(devices, nodes, before["precision"]) as fabric, alone(run):
         with processes.refusing_together():
             loggers = following(before, run)
         training = build(recipe, loaded(recipe, data_dir, fabric.local_rank == 0), run, fabric)

@@ -56,10 +56,8 @@ def build(recipe: Recipe, images: ImageSet, run: Path, fabric: Fabric | None = N
     fabric = fabric or launch.fabric(precision(recipe))
     shape = (images.images.shape[1], images.images.shape[2], images.images.shape[3])
     train_images, validation = data.hold_out(images, recipe.validation.images)
-    if recipe.data.crop >= min(images.images.shape[2:]):
-        raise Refusal(
-            f"data.crop {recipe.data.crop} given; allowed: below the {images.images.shape[2]} pixels of an image"
-        )
+    if recipe.data.crop >= min(shape[1:]):
+        raise Refusal(f"data.crop {recipe.data.crop} given; allowed: below the {min(shape[1:])} pixels of an image")
     if len(train_images) < settings.batch_size:
         raise Refusal(
             f"optimise.batch_size {settings.batch_size} given; allowed: up to {len(train_images)}, the training images "

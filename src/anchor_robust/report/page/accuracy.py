@@ -15,6 +15,7 @@ from .together import Entry, Together, mark
 from .verdict import AUTOATTACK, FLATTERS, headline, radius
 
 Facts = Mapping[str, Any]
+SAYS = {"skip": 0, "pass": 1, "warn": 2}  # how much a verdict says
 OF_ALL = (
     "Shares are of all images: one that is answered wrongly without an attack is lost under every attack. An image is "
     "held if no stage and no restart of the attack finds a wrong answer. Intervals are Wilson's, at 95 %."
@@ -143,10 +144,11 @@ def checks(page: Together) -> Section:
 
 
 def by_name(entry: Entry) -> dict[str, tuple[str, str]]:
-    """Verdict and detail of each check; of several evaluations or seeds the one that warns."""
+    """Verdict and detail of each check; of several evaluations or seeds the one that says most."""
     found: dict[str, tuple[str, str]] = {}
     for record in entry.records.values():
         for check in record["checks"]:
-            if found.get(check["name"], ("", ""))[0] != "warn":
+            before, _ = found.get(check["name"], ("", ""))
+            if SAYS.get(check["verdict"], 0) > SAYS.get(before, -1):
                 found[check["name"]] = (check["verdict"], check["detail"])
     return found

@@ -48,11 +48,14 @@ class Dossier:
 
     def evaluated(self, more: str = "") -> str:
         """The command that measures all this again, and `more`."""
-        if self.record and not self.path.is_dir():
-            return f"{self.record.get('environment', {}).get('command', 'anchor evaluate')} {more}".strip()
-        named = [result["attack"] for result in self.record["results"]] if self.record else []
-        attacks = f"--attacks {','.join(named)}" if set(named) - {"clean", "pgd20"} else ""
-        return " ".join(word for word in ("anchor evaluate", shlex.quote(str(self.path)), attacks, more) if word)
+        record = self.record or {}
+        told = str(record.get("environment", {}).get("command", "anchor evaluate"))
+        if self.path.is_dir():
+            # It may have been measured under another name, or from another folder.
+            before, here = shlex.quote(str(record.get("model", {}).get("source"))), shlex.quote(str(self.path))
+            words = [here if word == before else word for word in told.split(" ")]
+            told = " ".join(words if here in words else ["anchor evaluate", here])
+        return f"{told} {more}".strip()
 
     @property
     def settings(self) -> Record:
@@ -143,14 +146,14 @@ def of_these_weights(path: Path, record: Record) -> bool:
 def with_record(found: Dossier, path: Path) -> Dossier:
     record, lacking = well_formed(legible(runs.read_json(path)), path), dict(found.lacking)
 
-    def part(name: str, of: Record) -> Arrays:
+    def part(name: str, of: Mapping[str, str]) -> Arrays:
         try:
             return records.arrays(path, of)
         except Refusal as refusal:
             lacking[name] = f"{refusal}."
             return {}
 
-    outcomes = part("outcomes", record.get("outcomes", {"file": runs.OUTCOMES}))
+    outcomes = part("outcomes", records.outcomes_named(path, record))
     pictures = part("pictures", record["pictures"]) if "pictures" in record else {}
     if "pictures" not in record:
         lacking["pictures"] = "This evaluation kept no pictures; one with an attack does."

@@ -110,7 +110,7 @@
     step.max = Math.max(chosen.length - 1, 0);
     step.disabled = !chosen.length;
     const show = (place) => {
-      if (place < 0) return;
+      if (!chosen.includes(place)) return;
       step.value = chosen.indexOf(place);
       const { index, said, right, pictures: twins, true: name } = points[place];
       every(".pair > div", node).forEach((side, k) => {
