@@ -1,12 +1,12 @@
 """The numbers of docs/performance.md, from the JSON files that the benchmarks left in results/benchmarks."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from anchor_robust import runs
+from anchor_robust.report.sheet import spread
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "benchmarks"
@@ -242,19 +242,14 @@ def parity(records: list[Record]) -> str:
     columns: Columns = {
         "sweep": lambda row: row["sweep"],
         "precision": lambda row: row["precision"],
-        "clean": lambda row: spread([run["validation_clean"] for run in row["runs"]]),
-        "robust": lambda row: spread([run["validation_robust"] for run in row["runs"]]),
+        "clean": lambda row: spread([run["validation_clean"] for run in row["runs"]], decimals=1),
+        "robust": lambda row: spread([run["validation_robust"] for run in row["runs"]], decimals=1),
         "validation images": lambda row: f"{row['runs'][0]['validation_images']:,}",
         "seeds": lambda row: str(len(row["runs"])),
     }
     return table(
         rows, columns, "Accuracy in % of the kept weights on the validation split, mean and deviation over seeds."
     )
-
-
-def spread(values: Sequence[float]) -> str:
-    told = f"{100 * fmean(values):.1f}"
-    return f"{told} ± {100 * stdev(values):.1f}" if len(values) > 1 else told
 
 
 @block("gpu", "run what stands above")

@@ -18,7 +18,7 @@ from anchor_robust.recipe import settle
 from anchor_robust.report.compare import comparison
 from anchor_robust.report.compared import markdown
 from anchor_robust.report.dotted import flat
-from anchor_robust.report.paired import mcnemar
+from anchor_robust.report.paired import mcnemar, stated
 from anchor_robust.report.record import read
 from anchor_robust.report.table import conventions
 
@@ -143,8 +143,7 @@ def alone(what: str, pairs: Sequence[tuple[Path, Path]]) -> str:
         return "not yet"
     both = [[held(read(folder / file)[1], name) for folder in pair] for pair in pairs]
     first, second = (sum(int((a & ~b).sum()) for a, b in each) for each in (both, [pair[::-1] for pair in both]))
-    p = mcnemar(first, second)
-    return f"{first} : {second} (p {'< 1e-16' if p < 1e-16 else f'= {p:.2g}'})"
+    return f"{first} : {second} ({stated(mcnemar(first, second))})"
 
 
 def seed(folder: Path) -> int:

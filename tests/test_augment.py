@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anchor_robust.data import augment
-from anchor_robust.data.augment import color_jitter, crop, flip, grayscale, light, random_resized_crop, strong
+from anchor_robust.data.augment import color_jitter, crop, grayscale, light, mirror, random_resized_crop, strong
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -25,7 +25,7 @@ def pictures(n: int, c: int = 3, h: int = 6, w: int = 5, seed: int = 0) -> torch
 
 EVERY = {
     "crop": lambda x, g: crop(x, 2, g),
-    "flip": flip,
+    "mirror": mirror,
     "random_resized_crop": lambda x, g: random_resized_crop(x, (0.2, 1.0), (3 / 4, 4 / 3), g),
     "color_jitter": lambda x, g: color_jitter(x, 0.4, 0.4, 0.4, 0.1, 0.8, g),
     "fierce color_jitter": lambda x, g: color_jitter(x, 5.0, 5.0, 5.0, 0.5, 1.0, g),
@@ -99,7 +99,7 @@ def test_a_crop_is_a_shift_and_every_shift_comes_up(padding, seed):
 
 def test_flip_is_an_exact_mirror_of_half_the_images():
     x = pictures(1000)
-    flipped = flip(x, seeded())
+    flipped = mirror(x, seeded())
     mirrored = torch.tensor([torch.equal(a, b.flip(2)) for a, b in zip(flipped, x, strict=True)])
     same = (flipped == x).flatten(1).all(1)
     assert torch.equal(mirrored, ~same)
@@ -287,7 +287,7 @@ def test_each_image_is_touched_with_the_probability(touch, probability):
 def test_light_is_crop_then_flip():
     x = pictures(16)
     generator = seeded()
-    assert torch.equal(light(x, 2, True, seeded()), flip(crop(x, 2, generator), generator))
+    assert torch.equal(light(x, 2, True, seeded()), mirror(crop(x, 2, generator), generator))
     assert torch.equal(light(x, 2, False, seeded()), crop(x, 2, seeded()))
 
 
@@ -297,7 +297,7 @@ def test_strong_is_supcons_augmentation_in_its_order(mirrored):
     generator = seeded()
     expected = random_resized_crop(x, (0.2, 1.0), (3 / 4, 4 / 3), generator)
     if mirrored:
-        expected = flip(expected, generator)
+        expected = mirror(expected, generator)
     expected = color_jitter(expected, 0.4, 0.4, 0.4, 0.1, 0.8, generator)
     expected = grayscale(expected, 0.2, generator)
     assert torch.equal(strong(x, mirrored, seeded()), expected)
@@ -306,5 +306,5 @@ def test_strong_is_supcons_augmentation_in_its_order(mirrored):
 def test_strong_can_leave_the_whole_image_in_view() -> None:
     x = pictures(16)
     generator = seeded()
-    expected = grayscale(color_jitter(flip(x, generator), 0.4, 0.4, 0.4, 0.1, 0.8, generator), 0.2, generator)
+    expected = grayscale(color_jitter(mirror(x, generator), 0.4, 0.4, 0.4, 0.1, 0.8, generator), 0.2, generator)
     assert torch.equal(strong(x, True, seeded(), cut=False), expected)

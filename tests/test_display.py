@@ -174,13 +174,13 @@ def test_markup_in_names_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_bar_for_a_log_file_is_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, said = Clock(monkeypatch), []
-    tally = Tally(said.append, "PGD-20", total=1000, done=100)
+    tally = Tally(said.append, "PGD-20", total=1000)
     for _ in range(5):
         clock.now += 20
         tally(60)
-    assert said == ["PGD-20: 280/1,000 images, 3.0 images/s, 4:00 left"]
+    assert said == ["PGD-20: 180/1,000 images, 3.0 images/s, 4:33 left"]
     clock.now += 60
-    tally(600)
+    tally(700)
     assert len(said) == 1, "that it is done will be said elsewhere"
 
 

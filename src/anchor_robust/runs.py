@@ -140,12 +140,17 @@ def append_metrics(run: Path, line: dict[str, Any]) -> None:
         handle.write(json.dumps(line) + "\n")
 
 
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file, none if there is no file; a last one that a kill cut short is left out."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [line.removesuffix("\n") for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The log points in order; a last line that a kill cut short is left out."""
+    """The log points in order."""
     path = run / METRICS
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [json.loads(line) for line in whole_lines(path)]
     except (ValueError, OSError) as error:
         raise Refusal(f"{path} cannot be read ({error}); restore it or start the run anew") from error
 

@@ -24,10 +24,10 @@ from .errors import Refusal
 from .evaluation import evaluating
 from .interrupt import interruptible
 from .intervals import wilson
-from .optimise import Average, Optimise, learning_rate, sgd
+from .optimise import Average, learning_rate, sgd
 from .recipe import Recipe, settle
 from .subject import digest
-from .train import Training, build, circumstances, shuffled, validate
+from .train import Training, build, circumstances, log_point, shuffled, validate
 
 Accuracies = dict[str, float]
 
@@ -69,7 +69,7 @@ def start(
     with runs.beginning(run):
         runs.write_text(run / runs.RECIPE, recipe.text())
         runs.write_json(run / runs.ENVIRONMENT, circumstances(training) | {"passes": passes, "second_stage": done})
-        after = fit(training, settings, adversarial, display)
+        after = fit(training, adversarial, display)
         header = training.header | {"projection_width": 0, "second_stage": done, "validation": after}
         checkpoint.save_weights(run / runs.WEIGHTS, training.network, header)
     display.line(f"finished: {run / runs.WEIGHTS}; next: anchor evaluate {run}")
@@ -89,9 +89,9 @@ def encoder(source: Path, recipe: Recipe, images: ImageSet, run: Path) -> Traini
     return training
 
 
-def fit(training: Training, settings: Optimise, adversarial: bool, display: Display) -> Accuracies:
+def fit(training: Training, adversarial: bool, display: Display) -> Accuracies:
     """Train the head from fresh weights and leave the network with the best; returns its epoch and accuracies."""
-    recipe, linear = training.recipe, training.network.backbone.linear
+    recipe, settings, linear = training.recipe, training.recipe.optimise, training.network.backbone.linear
     with global_state_kept(training.fabric.device):
         torch.manual_seed(recipe.seed)
         linear.reset_parameters()
@@ -104,7 +104,7 @@ def fit(training: Training, settings: Optimise, adversarial: bool, display: Disp
     with interruptible() as stop_asked, images as advance:
         for epoch in range(1, settings.epochs + 1):
             order = shuffled(len(training.train), recipe.seed, epoch).to(training.fabric.device)
-            started = time.perf_counter()
+            started, first = time.perf_counter(), state.step
             for indices in order[: per_epoch * settings.batch_size].split(settings.batch_size):
                 if stop_asked():
                     raise KeyboardInterrupt(f"stopped; {training.run} was not kept")
@@ -112,14 +112,12 @@ def fit(training: Training, settings: Optimise, adversarial: bool, display: Disp
                     group["lr"] = learning_rate(settings, state.step, steps)
                 state.add(step(training, optimizer, indices, adversarial))
                 advance(settings.batch_size)
-            elapsed = time.perf_counter() - started
-            state.seconds += elapsed
-            line = {"step": state.step, "epoch": epoch, "lr": learning_rate(settings, state.step - 1, steps)}
-            line |= state.means() | {"images_per_s": round(per_epoch * settings.batch_size / elapsed, 1)}
+            line = log_point(training, state, steps, first, started)
+            state.seconds += time.perf_counter() - started
             state.turn()
             if not all(torch.isfinite(parameter).all() for parameter in linear.parameters()):
                 raise Refusal(f"the head is no longer finite after step {state.step - 1}; lower --lr {settings.lr:g}")
-            line |= validate(training) | {"seconds": round(state.seconds, 1)}
+            line |= validate(training)
             runs.append_metrics(training.run, line)
             display.line(told(f"epoch {epoch}/{settings.epochs}", line))
             if not best or [line[key] for key in selects_on] > [best[key] for key in selects_on]:

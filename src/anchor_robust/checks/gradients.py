@@ -9,7 +9,7 @@ from ..attacks.base import Model
 from ..attacks.gradient import forward_and_back
 from ..attacks.margins import cross_entropy, margin
 from ..errors import Refusal
-from .finding import Finding, beyond, finding, skipped
+from .finding import Finding, beyond, finding
 
 REACH = "gradients reach the pixels"
 SATURATED = "logits are not saturated"
@@ -48,10 +48,8 @@ def reach_pixels(steep: dict[str, Tensor] | None) -> Finding:
     return finding(REACH, beyond(flat, len(steep["margin"]), WITHOUT_GRADIENT), seen, advice)
 
 
-def not_saturated(steep: dict[str, Tensor] | None, held_ce: Tensor | None, held_margin: Tensor | None) -> Finding:
+def not_saturated(steep: dict[str, Tensor], held_ce: Tensor, held_margin: Tensor) -> Finding:
     """`held_*`, bool [n]: which images withstand a climb of cross-entropy and one of the margin, else alike."""
-    if steep is None or held_ce is None or held_margin is None:
-        return skipped(SATURATED, "the logits carry no gradient to the pixels")
     n = len(held_ce)
     vanished = int(((steep["ce"] < UNDERFLOW) & (steep["margin"] > 0)).sum())
     ahead = int((held_ce & ~held_margin).sum())

@@ -42,12 +42,9 @@ def crop(x: Tensor, padding: int, generator: Generator) -> Tensor:
     return windows[torch.arange(n, device=x.device), :, down, right]
 
 
-def flip(x: Tensor, generator: Generator) -> Tensor:
+def mirror(x: Tensor, generator: Generator) -> Tensor:
     """Mirror each image left to right with probability one half."""
     return torch.where(uniform(x, generator) < 0.5, x.flip(3), x)
-
-
-mirror = flip  # `light` and `strong` have a setting called flip
 
 
 def random_resized_crop(

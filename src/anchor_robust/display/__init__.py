@@ -34,13 +34,13 @@ class Display:
         self.line(f"warning: {text}")
 
     @contextmanager
-    def bar(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
+    def bar(self, label: str, total: int) -> Iterator[Advance]:
         """A bar over `total` images with speed and time left; a line a minute where nobody watches."""
         if not self.console.is_interactive:
-            yield Tally(self.line, label, total, done)
+            yield Tally(self.line, label, total)
             return
         with image_bar(self.console) as progress:
-            task = progress.add_task(label, total=total, completed=done)
+            task = progress.add_task(label, total=total)
             yield lambda images: progress.advance(task, images)
 
     @contextmanager
@@ -65,7 +65,7 @@ class Quiet(Display):
         super().line(f"warning: {text}")
 
     @contextmanager
-    def bar(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
+    def bar(self, label: str, total: int) -> Iterator[Advance]:
         yield lambda images: None
 
     @contextmanager

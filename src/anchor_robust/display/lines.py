@@ -17,14 +17,14 @@ JSON_EVERY = 10.0
 class Tally:
     """A bar for a log file: at most a line a minute."""
 
-    def __init__(self, say: Say, label: str, total: int, done: int, every: float = PLAIN_EVERY) -> None:
-        self.say, self.label, self.total, self.done, self.before = say, label, total, done, done
+    def __init__(self, say: Say, label: str, total: int, every: float = PLAIN_EVERY) -> None:
+        self.say, self.label, self.total, self.done = say, label, total, 0
         self.seldom, self.started = Seldom(every), time.monotonic()
 
     def __call__(self, images: int) -> None:
         self.done += images
-        if self.before < self.done < self.total and self.seldom.due():
-            speed = (self.done - self.before) / (time.monotonic() - self.started)
+        if 0 < self.done < self.total and self.seldom.due():
+            speed = self.done / (time.monotonic() - self.started)
             left = duration((self.total - self.done) / speed)
             self.say(f"{self.label}: {self.done:,}/{self.total:,} images, {speed:,.1f} images/s, {left} left")
 

@@ -54,7 +54,7 @@ class Ledger:
         first = json.dumps({"outcomes": "classes", **asked, **self.identity}, sort_keys=True)
         key = hashlib.sha256(first.encode()).hexdigest()[:12]
         self.path = self.record.with_name(f"{self.record.stem}.partial-{key}.jsonl")
-        kept = whole_lines(self.path)
+        kept = runs.whole_lines(self.path)
         if kept[:1] != [first]:
             kept = [first]
         for each in map(json.loads, kept[1:]):
@@ -105,9 +105,3 @@ class Ledger:
         """The record is written: nothing has to be resumed any more."""
         if self.path and processes.first():
             self.path.unlink(missing_ok=True)
-
-
-def whole_lines(path: Path) -> list[str]:
-    """The lines of a file, none if there is no file; a last one that a kill cut short is left out."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [line.removesuffix("\n") for line in text.splitlines(keepends=True) if line.endswith("\n")]

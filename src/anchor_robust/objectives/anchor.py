@@ -10,7 +10,7 @@ acts on MART in place of PGD-AT, which is what is left at contrast 0 with no vie
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..attacks import PGD
 from ..attacks.base import Model
+from ..attacks.worst import damage
 from ..errors import Refusal
 from ..geometry import collapsed
 from ..losses import doubted_divergence, hard_supcon, margin_penalty
@@ -136,8 +137,8 @@ class Anchor(Objective):
             contrast = self.contrastive((clean, embedding), y, learner.progress)
             return F.cross_entropy(logits, y, reduction="none") + self.attack_contrast * contrast
 
-        settings = {field.name: getattr(learner.attack, field.name) for field in fields(learner.attack)}
-        return learner.attacked(x, y, generator, JointPGD(**settings, embed=learner.net.embed, joint=joint))
+        attack = JointPGD(**vars(learner.attack), embed=learner.net.embed, joint=joint)
+        return learner.attacked(x, y, generator, attack)
 
 
 @dataclass(frozen=True)
@@ -164,4 +165,7 @@ class JointPGD(PGD):
             logits, embedding = output.tensor_split((output.shape[1] - clean.shape[1],), dim=1)
             return self.joint(logits, clean, embedding, y)
 
-        return self.climb(side_by_side, loss, lambda candidates: loss(side_by_side(candidates)), x, generator)
+        def harm(x_adv: Tensor) -> Tensor:
+            return damage(model, x_adv, y, lambda logits: F.cross_entropy(logits, y, reduction="none"))
+
+        return self.climb(side_by_side, loss, harm, x, generator)

@@ -20,6 +20,11 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(min(Fraction(1), Fraction(2 * ways, 2**n)))
 
 
+def stated(p: float) -> str:
+    """`p = 0.024`, or that it is smaller than can be told from 0."""
+    return f"p = {p:.2g}" if p > 1e-16 else "p < 1e-16"
+
+
 def paired_t(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """Student's interval of a mean difference over k >= 2 seeds, each seed's two models paired (Student 1908).
 

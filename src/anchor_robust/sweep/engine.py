@@ -42,7 +42,6 @@ class Sweep:
 
     source: str
     settings: Sequence[str]
-    swept: Sequence[Axis]
     seeds: int
     out: Path
     data_dir: str | None
@@ -116,7 +115,6 @@ def sweep(
     asked = Sweep(
         source,
         settings,
-        swept,
         seeds,
         out or Path("runs") / f"sweep-{recipes[0].name}",
         data_dir,

@@ -19,8 +19,8 @@ from . import tracking
 from .explanation import Explanation, explained
 from .followers import Follower, follower
 from .launch import launched
-from .loop import Interrupted, fit, save_state, shuffled, validate
-from .setup import Training, accelerate, build, circumstances, precision, searched
+from .loop import Interrupted, fit, log_point, save_state, shuffled, validate
+from .setup import Training, accelerate, build, circumstances, precision
 
 __all__ = [
     "Interrupted",
@@ -29,12 +29,10 @@ __all__ = [
     "build",
     "circumstances",
     "explain",
-    "fit",
     "heard",
     "launched",
-    "restore",
+    "log_point",
     "resume",
-    "searched",
     "shuffled",
     "start",
     "validate",

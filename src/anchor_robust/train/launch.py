@@ -28,14 +28,14 @@ OWN_BUFFERS: dict[str, Any] = {next(name for name in NAMES if name in KNOWN): Fa
 Precision = Literal["bf16-mixed", "32-true"]
 # A process waits for the others while one of them ends a unit of an evaluation, which may take hours. That one has died
 # is seen by who watches them, not by a clock.
-PATIENCE = timedelta(days=7)
+TIMEOUT = timedelta(days=7)
 LOST = ("gloo", "NCCL", "TCPStore", "Broken pipe")  # in what a collective raises when another process is gone
 
 
 def fabric(precision: Precision = "32-true", devices: int = 1, nodes: int = 1) -> Fabric:
     """Fabric on the accelerator, or on processors where there is none; several of them average their gradients."""
     kind = "cuda" if torch.cuda.is_available() else "cpu"
-    strategy = DDPStrategy(timeout=PATIENCE, **OWN_BUFFERS) if devices * nodes > 1 else "auto"
+    strategy = DDPStrategy(timeout=TIMEOUT, **OWN_BUFFERS) if devices * nodes > 1 else "auto"
     try:
         return Fabric(accelerator=kind, strategy=strategy, devices=devices, num_nodes=nodes, precision=precision)
     except Exception as error:

@@ -131,11 +131,11 @@ def precision(recipe: Recipe) -> launch.Precision:
     return "bf16-mixed" if fast.bf16(recipe.optimise, device).taken else "32-true"
 
 
-def check_divisible(batch_size: int, processes: int, micro_batch: int) -> None:
+def check_divisible(batch_size: int, count: int, micro_batch: int) -> None:
     """Refuse a batch that cannot be shared evenly: between processes, and there in micro-batches."""
-    if batch_size % processes:
-        raise Refusal(f"optimise.batch_size {batch_size} given; allowed: a multiple of the {processes} processes")
-    each = batch_size // processes
+    if batch_size % count:
+        raise Refusal(f"optimise.batch_size {batch_size} given; allowed: a multiple of the {count} processes")
+    each = batch_size // count
     if 0 < micro_batch < each and each % micro_batch:
         raise Refusal(f"optimise.micro_batch {micro_batch} given; allowed: what divides a process's {each} images")
 

@@ -89,9 +89,9 @@ def show(training: Training, step: int) -> None:
         both = torch.cat([x, x_adv])
         with torch.no_grad():
             logits, embeddings = network(both)
-    views = ["clean"] * len(x) + ["attacked"] * len(x)
-    classes = [images.classes[label] for label in [*y.tolist() * 2, *logits.argmax(1).tolist()]]
-    rows = [list(row) for row in zip(classes, views, classes[len(both) :], strict=False)]
+    views, name = ["clean"] * len(x) + ["attacked"] * len(x), images.classes
+    said = zip(y.tolist() * 2, views, logits.argmax(1).tolist(), strict=True)
+    rows = [[name[truth], view, name[answer]] for truth, view, answer in said]
     clean, attacked = (each[:SHOWN].mul(255).round().byte().cpu() for each in (x, x_adv))
     shown = pictures.grid(clean, attacked)
     for logger in training.loggers:

@@ -10,13 +10,14 @@ from typing import Any
 
 from ... import runs
 from ...errors import Refusal
+from ..table import interval
 from . import accuracy, origin, pictures, training, weaknesses
 from .dossier import Dossier, read
 from .figures import Chart
 from .parts import Section
 from .pictures import Album, Gallery, Map
 from .together import Entry, Together, together
-from .verdict import bounds, points, radius, verdict
+from .verdict import points, radius, verdict
 
 TEMPLATES = Path(__file__).parent
 PAGE = "page.html"
@@ -121,7 +122,7 @@ def tiles(entry: Entry) -> list[dict[str, Any]]:
             "at": 100 * result["accuracy"],
             "low": 100 * result["interval"][0],
             "high": 100 * result["interval"][1],
-            "note": f"{bounds(result)} of {result['images']:,}"
+            "note": f"{interval(result)} of {result['images']:,}"
             + (f", at {radius(result)}" if result.get("eps") is not None else ""),
         }
         for result in shown.values()

@@ -113,7 +113,7 @@ def bars(names: Sequence[str], groups: Sequence[Line]) -> Figure:
             "name": plain(group.name, 40),
             "x": list(group.y),
             "y": places,
-            "marker": {"color": group.colour or colour},
+            "marker": {"color": colour},
             "hovertemplate": "%{customdata}: %{x:.1f} %<extra>" + plain(group.name, 40) + "</extra>",
             "customdata": [plain(name, 60) for name in names],
             **error_bars("x", group, GREY),
@@ -174,10 +174,10 @@ def intervals(rows: Sequence[str], points: Sequence[Line]) -> Figure:
             "name": plain(point.name, 40),
             "x": list(point.y),
             "y": list(point.x),
-            "marker": {"size": 10, "color": point.colour or colour},
+            "marker": {"size": 10, "color": colour},
             "cliponaxis": False,
             "hovertemplate": "%{x:.2f} %<extra>" + plain(point.name, 40) + "</extra>",
-            **error_bars("x", point, point.colour or colour),
+            **error_bars("x", point, colour),
         }
         for point, colour in zip(points, colours(len(points)), strict=True)
     ]

@@ -7,6 +7,7 @@ from typing import Any
 from ... import runs
 from ...errors import Refusal
 from ..compare import comparison
+from ..paired import stated
 from .dossier import Dossier
 from .figures import colours
 
@@ -112,7 +113,7 @@ def mark(pair: Facts) -> str:
     """What McNemar's exact test says of a method against the first one, in words."""
     if not pair["seeds"]:
         return f"not paired: {pair['why_not']}"
-    p = f"p = {pair['p']:.2g}" if pair["p"] > 1e-16 else "p < 1e-16"
+    p = stated(pair["p"])
     if pair["p"] >= LEVEL:
         return f"≈ not told apart from {pair['against']} ({p})"
     return f"{'▲ better' if pair['only_method'] > pair['only_first'] else '▼ worse'} than {pair['against']} ({p})"

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..table import interval
+
 Facts = Mapping[str, Any]
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 AUTOATTACK = "AutoAttack"
@@ -40,7 +42,7 @@ def verdict(records: Mapping[str, Facts]) -> str:
         else ""
     )
     return (
-        f"holds {points(result['accuracy'])} {bounds(result)} of its answers{seeds} under {result['label']} at "
+        f"holds {points(result['accuracy'])} {interval(result)} of its answers{seeds} under {result['label']} at "
         f"{radius(result)}{without}, on {result['images']:,} images; {warnings(records)}"
     )
 
@@ -50,7 +52,7 @@ def clean_only(records: Mapping[str, Facts]) -> str:
     if not results:
         return "has not been evaluated: what it is worth is not known"
     clean = results[0]
-    told = f"{points(clean['accuracy'])} {bounds(clean)} of {clean['images']:,} images"
+    told = f"{points(clean['accuracy'])} {interval(clean)} of {clean['images']:,} images"
     return f"answers {told} rightly without an attack; under attack it has not been measured"
 
 
@@ -77,8 +79,3 @@ def radius(result: Facts) -> str:
 
 def points(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
-
-
-def bounds(result: Facts) -> str:
-    low, high = result["interval"]
-    return f"[{100 * low:.1f}, {100 * high:.1f}]"
