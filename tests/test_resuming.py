@@ -258,7 +258,7 @@ def test_a_mixed_pair_is_detected(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"first\.npz does not belong to .*first\.json.*evaluate again"):
         report.read(first)
     first.with_suffix(".npz").unlink()
-    with pytest.raises(Refusal, match=r"first\.npz cannot be read"):
+    with pytest.raises(Refusal, match=r"first\.npz is missing"):
         report.read(first)
 
 
