@@ -114,7 +114,7 @@ def batches(
 def network(name: str, images: ImageSet, device: torch.device) -> Classifier:
     """The same architecture as ours, with its normalisation and projection head."""
     mean, std = images.channel_statistics()
-    shape = (images.images.shape[1], images.images.shape[2], images.images.shape[3])
+    shape = images.shape
     return Classifier(backbone(name, len(images.classes), shape), mean, std, projection_width=128).to(device)
 
 

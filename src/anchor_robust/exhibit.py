@@ -23,9 +23,10 @@ from torch import Tensor
 
 from . import geometry
 from .attacks import Attack
+from .attacks.base import Model
 from .data import ImageSet
 from .data.images import stratified
-from .evaluation import PROTOCOLS, Bar, Model, evaluating, silent_bar
+from .evaluation import PROTOCOLS, Bar, evaluating, silent_bar
 from .evaluation.curves import balls
 from .evaluation.protocols import pgd20
 from .evaluation.searching import searched

@@ -92,8 +92,7 @@ def under_attack(named: Named, device: torch.device) -> Target:
         ball = Ball(recipe["threat"]["norm"], recipe["threat"]["eps"])
         return Target(model.to(device), header["classes"], (channels, height, width), ball)
     subject = foreign(named, device)
-    _, channels, height, width = subject.images.images.shape
-    return Target(subject.model, subject.images.classes, (channels, height, width), subject.ball, subject.note)
+    return Target(subject.model, subject.images.classes, subject.images.shape, subject.ball, subject.note)
 
 
 def ball_asked(own: Ball, norm: Norm | None, eps: float | None) -> Ball:
@@ -145,7 +144,7 @@ def own(named: Named, device: torch.device) -> Subject:
     source = str(named.source)
     model, header, recipe = carried(named)
     images = data.load(named.data or header["data"], "test", named.data_dir)
-    channels = images.images.shape[1]
+    channels = images.shape[0]
     if channels != header["shape"][0]:
         raise Refusal(
             f"{images.name} has images of {channels} channels, and {source} was trained on {header['shape'][0]}; "
@@ -159,7 +158,7 @@ def own(named: Named, device: torch.device) -> Subject:
     ball = Ball(recipe["threat"]["norm"], recipe["threat"]["eps"])
     weights = digest(str(checkpoint.weights_file(source)))
     about = {"source": source, "recipe": recipe["name"], **header["model"], **weights}
-    shape, trained = list(images.images.shape[2:]), header["shape"][1:]
+    shape, trained = list(images.shape[1:]), header["shape"][1:]
     run = Path(source) if Path(source).is_dir() else None
     note = "" if shape == trained else f"images are {shape}, and {source} was trained on {trained}"
     return Subject(model.to(device), about, images, ball, run, note, header["data"])
@@ -170,7 +169,7 @@ def foreign(named: Named, device: torch.device) -> Subject:
     form = formats.recognise(Path(named.source)) if named.source else "factory"
     check_said(named, form)
     images = data.load(str(named.data), "test", named.data_dir)
-    shape = (images.images.shape[1], images.images.shape[2], images.images.shape[3])
+    shape = images.shape
     given = None if named.normalize is None else normalise.normalisation(named.normalize, shape[0])
     network, about = read(named, form, images, shape, device)
     if given and "mean" in about:

@@ -85,20 +85,30 @@ class Attack(ABC):
 def frozen(model: Model) -> Iterator[None]:
     """Every submodule in evaluation mode, every parameter without gradient; afterwards each as it was."""
     module = module_behind(model)
-    # Flags are set one by one: train() on the parent would wake children kept in evaluation mode.
-    modes = [(child, child.training) for child in module.modules()] if module else []
     trainable = [(parameter, parameter.requires_grad) for parameter in module.parameters()] if module else []
+    with in_evaluation_mode(model):
+        try:
+            for parameter, _ in trainable:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter, requires_grad in trainable:
+                parameter.requires_grad_(requires_grad)
+
+
+@contextmanager
+def in_evaluation_mode(model: Model) -> Iterator[None]:
+    """The module behind `model` and all in it; afterwards each has its own mode again."""
+    module = module_behind(model)
+    # Flags are set one by one: train() on the parent would wake children kept in evaluation mode.
+    modes = {child: child.training for child in module.modules()} if module else {}
     try:
-        for child, _ in modes:
+        for child in modes:
             child.training = False
-        for parameter, _ in trainable:
-            parameter.requires_grad_(False)
         yield
     finally:
-        for child, training in modes:
+        for child, training in modes.items():
             child.training = training
-        for parameter, requires_grad in trainable:
-            parameter.requires_grad_(requires_grad)
 
 
 def module_behind(model: Any) -> nn.Module | None:

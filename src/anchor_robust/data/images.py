@@ -89,6 +89,12 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """[c h w] of an image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
     def subset(self, indices: Tensor | slice, split: str | None = None) -> "ImageSet":
         """The images at `indices` (int64 [k], or bool [n]), in that order; `split` names them anew."""
         images, labels = self.images[indices], self.labels[indices]

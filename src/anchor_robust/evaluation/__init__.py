@@ -1,22 +1,20 @@
 """Robustness in numbers that survive a review: protocols, outcomes per image, intervals, curves, resuming."""
 
 from .course import Bar, silent_bar
-from .curves import CURVES, known_curves
+from .curves import known_curves
 from .measuring import Measurement, evaluate, measure
-from .protocols import PAPER_EPS, PROTOCOLS, Engine, Protocol, known_attacks, single
+from .protocols import PAPER_EPS, PROTOCOLS, Engine, Protocol, known_attacks
 from .resuming import Ledger
 from .searching import Precision
-from .verdicts import Model, evaluating, withstand
+from .verdicts import evaluating, withstand
 
 __all__ = [
-    "CURVES",
     "PAPER_EPS",
     "PROTOCOLS",
     "Bar",
     "Engine",
     "Ledger",
     "Measurement",
-    "Model",
     "Precision",
     "Protocol",
     "evaluate",
@@ -25,6 +23,5 @@ __all__ = [
     "known_curves",
     "measure",
     "silent_bar",
-    "single",
     "withstand",
 ]

@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 
+from ..attacks.base import Model
 from ..data import Labelled
 from ..data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from .course import Bar
 from .summaries import accuracy, per_class
-from .verdicts import Model, evaluating, predict
+from .verdicts import evaluating, predict
 
 
 def corrupted(

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ..attacks import Attack, Stage
+from ..attacks.base import Model
 from ..data import Labelled
 from .protocols import Planned
 from .resuming import Compute, Ledger
 from .searching import COMPILED_FROM, Precision, laid_out
-from .verdicts import Advance, Model, attacked, batches, predict
+from .verdicts import Advance, attacked, batches, predict
 
 Bar = Callable[[str, int], AbstractContextManager[Advance]]
 

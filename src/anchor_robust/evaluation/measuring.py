@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import environment
 from ..attacks import Attack
+from ..attacks.base import Model
 from ..checks import IMAGES, Finding, drawn, examine
 from ..data import Given, Labelled, check_pixels
 from ..errors import Refusal
@@ -20,7 +21,7 @@ from .protocols import PAPER_EPS, Engine, Planned, comparable, known_attacks, pl
 from .resuming import Ledger
 from .searching import Precision, compiled, laid_out, searched
 from .summaries import summary
-from .verdicts import Model, batches, check_labels, evaluating
+from .verdicts import batches, check_labels, evaluating
 
 SCHEMA = 1
 

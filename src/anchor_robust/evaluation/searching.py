@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import environment
-from ..attacks.base import Local
+from ..attacks.base import Local, Model
 from ..attacks.gradient import forward_and_back
 from ..models import Classifier, Folded, LogitsOnly
-from .verdicts import Model
 
 Precision = Literal["float32", "bf16"]
 TOLERANCE = 1e-4  # of the largest logit

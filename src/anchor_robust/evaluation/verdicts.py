@@ -8,12 +8,11 @@ from torch import Tensor
 
 from .. import processes
 from ..attacks import Attack
-from ..attacks.base import module_behind
+from ..attacks.base import Model, in_evaluation_mode
 from ..data import Labelled
 from ..draws import part_of
 from ..errors import Refusal
 
-Model = Callable[[Tensor], Tensor]
 Advance = Callable[[int], None]
 
 
@@ -103,18 +102,12 @@ def check_labels(labels: Tensor, logits: Tensor) -> None:
 @contextmanager
 def evaluating(model: Model, device: torch.device) -> Iterator[None]:
     """Evaluation mode for the module behind `model` and all in it, without autocast; each keeps its own mode."""
-    module = module_behind(model)
-    modes = {child: child.training for child in module.modules()} if module else {}
     cudnn = torch.backends.cudnn
     tf32 = cudnn.allow_tf32
     try:
-        for child in modes:
-            child.training = False
         # TF32, which cuDNN's convolutions use unasked, keeps 10 of float32's 23 bits.
         cudnn.allow_tf32 = False
-        with torch.autocast(device.type, enabled=False):
+        with in_evaluation_mode(model), torch.autocast(device.type, enabled=False):
             yield
     finally:
         cudnn.allow_tf32 = tf32
-        for child, training in modes.items():
-            child.training = training

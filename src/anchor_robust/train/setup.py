@@ -54,7 +54,7 @@ def build(recipe: Recipe, images: ImageSet, run: Path, fabric: Fabric | None = N
     settings = recipe.optimise
     environment.keep_freed_memory()
     fabric = fabric or launch.fabric(precision(recipe))
-    shape = (images.images.shape[1], images.images.shape[2], images.images.shape[3])
+    shape = images.shape
     train_images, validation = data.hold_out(images, recipe.validation.images)
     if recipe.data.crop >= min(shape[1:]):
         raise Refusal(f"data.crop {recipe.data.crop} given; allowed: below the {min(shape[1:])} pixels of an image")
