@@ -4,7 +4,8 @@
 
 x' is the lightly augmented image; for an adversarial head it is the run's own attack on that image, through the
 composed model W f(.) + b as it then is. f is in evaluation mode, so neither its weights nor its BatchNorm statistics
-move, and the projection head is dropped. Data, threat, attack, batches and validation split are those of the run.
+move, and the projection head is dropped. Data, threat, attack, batches, validation split, momentum, weight decay and
+label smoothing are those of the run.
 """
 
 import time

@@ -25,6 +25,8 @@ class Mixed:
 def mix(x: Tensor, y: Tensor, classes: int, kind: Mix, alpha: float, generator: Generator) -> Mixed:
     """Each image x_i [c h w] with a partner x_j of the same batch; j is a random permutation.
 
+    Every batch is mixed, as for ImageNet in the paper of CutMix, which on CIFAR mixes one of two.
+
     share  ~ Beta(alpha, alpha), one for the batch
     mixup:   share x_i + (1 - share) x_j
     cutmix:  x_i, but for a box of (1 - share) of the area at a random place that shows x_j; share is then

@@ -30,7 +30,9 @@ class Learner:
 
     Two handles on one set of parameters: `net` is the raw network for attacks, `forward` the one training pass of a
     step (x -> (logits [n k], unit embedding [n p])). Call `forward` once a step: BatchNorm sees all the views as one
-    batch, and distributed training allows only one pass through its wrapper.
+    batch, and distributed training allows only one pass through its wrapper. The public code of TRADES, MART and ASCL
+    passes clean and attacked images one after the other, each with statistics of their own. Attacks look at the network
+    in evaluation mode, as there (ASCL's own do not).
 
     `progress` is the share of the training that is done, for what changes on the way. `targets` [n k] are the classes'
     shares of mixed images (mixup, CutMix), whose labels are then those of the larger share. `trusted` spares the attack

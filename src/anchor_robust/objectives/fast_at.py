@@ -1,7 +1,8 @@
 """Fast adversarial training, Wong et al., arXiv 2001.03994: one step of 1.25 eps from a uniform start.
 
 One-step training can collapse within an epoch ("catastrophic overfitting"): the network holds the one-step attack and
-loses every answer to a longer one. The guard looks for that in every step, on a slice of the batch.
+loses every answer to a longer one. The guard is ours: it looks for that in every step, on a slice of the batch, and
+attacks a batch thoroughly where it finds it. The authors look once an epoch, and stop the training.
 """
 
 from dataclasses import dataclass, replace
