@@ -24,8 +24,9 @@ from anchor_robust import runs
 from anchor_robust.amplified import amplification
 from anchor_robust.cli import main
 from anchor_robust.errors import Refusal
+from anchor_robust.finite import finite
 from anchor_robust.report.compare import comparison
-from anchor_robust.report.page import finite, write
+from anchor_robust.report.page import write
 from anchor_robust.report.page.accuracy import by_name
 from anchor_robust.report.page.dossier import read
 from anchor_robust.report.page.explanations import why

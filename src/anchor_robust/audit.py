@@ -212,7 +212,8 @@ class Asked:
             *(f"curve-{curve}" for curve in self.curves),
             *(key for key in special if special[key]),
         ]
-        where = [Path(self.images.name).name, self.ball.norm, f"{self.ball.eps:g}", str(len(self.images))]
+        which = f"{len(self.images)}-{self.images.sha256[:8]}"
+        where = [Path(self.images.name).name, self.ball.norm, f"{self.ball.eps:g}", which]
         return f"evaluation-{'-'.join([*what, *where])}.json"
 
     def covers(self, record: dict[str, Any]) -> bool:
@@ -223,14 +224,14 @@ class Asked:
             elsewhere = any(result["attack"] == "transfer" and self.origin not in result["label"] for result in results)
             same = (about["name"], about["split"]) == (self.images.name, self.images.split)
             fewer = about["images"] <= len(self.images)
+            these = same and fewer and self.images.first(about["images"]).sha256 == about["sha256"]
         except (KeyError, TypeError):
             return True  # no record of ours: nothing is lost
         exact = self.search == "float32" or all(result.get("search") == "bf16" for result in results if result["norm"])
         measured = {self.result(attack) for attack in self.attacks}
         curves, corruptions = set(record.get("curves", {})), "corruptions" in record
         return (
-            same
-            and fewer
+            these
             and exact
             and not elsewhere
             and set(held) <= measured
@@ -260,6 +261,8 @@ def destination(run: Path | None, out: Path | None, asked: Asked, own: Sequence[
         beside = target.with_name(asked.name())
         say(f"kept: {target}, which holds other numbers; this evaluation goes to {beside.name}")
         return beside
+    if out is not None and target.exists() and not is_record(target):
+        raise Refusal(f"--out {target} given; it holds something else than an evaluation; give another name")
     reserved = (runs.OUTCOMES, runs.PICTURES, runs.CARD)
     outcomes, pictures, told = sides = beside_of(target)
     # A card without its record may be anybody's, but for one in a run directory that begins as ours do.
@@ -275,6 +278,14 @@ def destination(run: Path | None, out: Path | None, asked: Asked, own: Sequence[
         if taken or not_ours or (side == told and anybodys):
             raise Refusal(f"--out {target} given, and {side} would be written over; give another name")
     return target
+
+
+def is_record(path: Path) -> bool:
+    try:
+        found = runs.read_json(path)
+    except Refusal:
+        return False
+    return isinstance(found, dict) and {"model", "data", "results"} <= found.keys()
 
 
 def beside_of(target: Path) -> tuple[Path, Path, Path]:

@@ -107,7 +107,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
                 "torch.save the one that is meant alone, and give that"
             )
         content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise Refusal(f"{path} is no state dict; it must hold tensors by parameter name")
     return dict(content)
 
@@ -146,18 +148,24 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: object) -> N
     missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in tensors if name not in expected]
     shapes = [
-        f"{name} is {list(tensors[name].shape)}, not {list(tensor.shape)}"
+        f"{name} is {formed(tensors[name])}, not {formed(tensor)}"
         for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
+        if name in tensors and formed(tensors[name]) != formed(tensor)
     ]
     if missing or unexpected or shapes:
-        differences = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+        differences = {"missing": missing, "unexpected": unexpected, "of another form": shapes}
         told = "; ".join(f"{len(names)} {what}: {some(names)}" for what, names in differences.items() if names)
         raise Refusal(
             f"{source} is of another architecture than {type(network).__name__} ({told}); "
             "build the one it was saved from"
         )
     network.load_state_dict(tensors, strict=False)
+
+
+def formed(tensor: Tensor) -> str:
+    """Shape and kind of numbers; half precision is as good as double, but whole numbers are no weights."""
+    kind = "" if tensor.is_floating_point() else " complex" if tensor.is_complex() else " whole numbers"
+    return f"{list(tensor.shape)}{kind}"
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
@@ -196,7 +204,16 @@ def load(source: str | Path, model: str | None = None) -> LogitsOnly:
 def has_header(source: str | Path) -> bool:
     """Whether the file says its own architecture."""
     path = weights_file(source)
-    return path.suffix == ".safetensors" and read_weights(path)[0].keys() >= HEADER_KEYS
+    return is_safetensors(path) and read_weights(path)[0].keys() >= HEADER_KEYS
+
+
+def is_safetensors(path: Path) -> bool:
+    """By its name, or by what is in it."""
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return path.suffix == ".safetensors"
 
 
 def load_with_header(source: str | Path, model: str | None = None) -> tuple[LogitsOnly, dict[str, Any]]:
@@ -214,7 +231,7 @@ def load_with_header(source: str | Path, model: str | None = None) -> tuple[Logi
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a state dict, in safetensors or in PyTorch's own format."""
-    return read_weights(path)[1] if path.suffix == ".safetensors" else read_state_dict(path)
+    return read_weights(path)[1] if is_safetensors(path) else read_state_dict(path)
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ class Refusal(ValueError):
     """
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Another library's message, fit for the one line of a Refusal."""
     said = " ".join(str(error).split())
     # Some say nothing, and a KeyError nothing but the key.

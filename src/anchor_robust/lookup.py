@@ -34,7 +34,7 @@ def named_or_imported(what: str, name: str, built_in: Mapping[str, Any]) -> Any:
         return named(f"{what} (built in, or your own as package.module.Class)", name, built_in)
     try:
         return operator.attrgetter(attribute)(importlib.import_module(module))
-    except Exception as error:  # a module of the user's can fail in any way
+    except (Exception, SystemExit) as error:  # a module of the user's can fail in any way, or be a script
         raise Refusal(
             f"{what} {name!r} cannot be imported ({one_line(error)}); is its folder on PYTHONPATH?"
         ) from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import Refusal
+from .finite import finite
 
 RECIPE = "recipe.yaml"
 ENVIRONMENT = "environment.json"
@@ -79,6 +80,8 @@ def alone(directory: Path) -> Iterator[None]:
 
 def check_writable(path: Path) -> None:
     """Refuse, before hours of work, a file that could not be written after them."""
+    if path.is_dir():
+        raise Refusal(f"{path} is a directory; name a file")
     probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
     with writing(path):
         probe.touch()
@@ -119,7 +122,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    # A path in it may hold bytes that are no UTF-8.
+    write(path, lambda partial: partial.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -137,7 +141,7 @@ def read_json(path: Path) -> Any:
 
 def append_metrics(run: Path, line: dict[str, Any]) -> None:
     with writing(run / METRICS), (run / METRICS).open("a", encoding="utf-8") as handle:
-        handle.write(json.dumps(line) + "\n")
+        handle.write(json.dumps(finite(line)) + "\n")
 
 
 def whole_lines(path: Path) -> list[str]:

@@ -41,7 +41,13 @@ def scalar(value: Any) -> str:
 
 
 def typed(cls: type, mapping: Mapping[str, Any], where: str) -> Any:
-    return cls(**arguments(cls, mapping, where))
+    values = arguments(cls, mapping, where)
+    try:
+        return cls(**values)
+    except Refusal:
+        raise
+    except Exception as error:  # a class of the user's can refuse in any way
+        raise Refusal(f"{where} cannot be set to {values} ({one_line(error)}); change its settings") from error
 
 
 def arguments(
@@ -53,7 +59,7 @@ def arguments(
     allowed = [name for name in named if name not in skip]
     known(where, mapping, allowed)
     for key in mapping:
-        if mapping[key] is None:
+        if mapping[key] is None and dict(parameters)[key].default is not None:
             raise Refusal(f"setting {where}.{key} has no value; give one, or leave it out for the default")
     parser = settings_parser(make, skip)
     try:

@@ -1,14 +1,20 @@
 """The command `anchor`: every error becomes one line and an exit status."""
 
-import os
+import errno
 import sys
 from collections.abc import Sequence
 
+from ..console import silence
 from ..errors import Refusal, one_line
 from .arguments import parser
 from .commands import DONE
 
 FAULT, REFUSED, INTERRUPTED = 1, 2, 130
+# What a system says of places that the user has named: not allowed, no such form, full.
+USERS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,16 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if rest and not asked.takes_settings:
             raise Refusal(f"{' '.join(rest)!r} is not understood; anchor {asked.name} --help shows what is allowed")
         asked.settings = rest
-        return asked.command(asked) or DONE
+        status = asked.command(asked) or DONE
+        sys.stdout.flush()
+        return status
     except Refusal as refusal:
         return failed(REFUSED, one_line(refusal), debug)
     except KeyboardInterrupt as interruption:
         return failed(INTERRUPTED, str(interruption) or "interrupted", debug)
     except BrokenPipeError:
-        # The reader of our output has gone; nothing more can or need be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)  # its reader has gone; nothing more can or need be said
         return DONE
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in USERS:
+            return failed(REFUSED, unusable(error), debug)
         if out_of_memory(error):
             told = (
                 "memory does not suffice; take fewer images at once: --optimise.micro_batch N to train, --batch-size N"
@@ -37,6 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return failed(REFUSED, f"{told} to evaluate ({one_line(error)[:200]})", debug)
         told = f"this is a fault of anchor: {type(error).__name__}: {one_line(error)}; --debug shows where"
         return failed(FAULT, told, debug)
+
+
+def unusable(error: OSError) -> str:
+    """What the system said of a file or folder; without a name it is standard output that cannot be written."""
+    if error.filename is None:
+        silence(sys.stdout)
+    where = error.filename or "standard output"
+    return f"{where!s:.200} cannot be used: {error.strerror}; name another, or mend what the system says of it"
 
 
 def out_of_memory(error: Exception) -> bool:

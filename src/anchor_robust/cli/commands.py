@@ -128,7 +128,7 @@ def evaluated(asked: argparse.Namespace) -> int:
     if not processes.first():
         return DONE
     show(record)
-    why = None if asked.claim is None else refuted(record, asked.claim, asked.claim_attack)
+    why = None if asked.claim is None else refuted(record, asked.claim, asked.claim_attack or attacks[-1])
     if why:
         print(f"anchor: {why}", file=sys.stderr)
     return REFUTED if why else DONE
@@ -218,6 +218,8 @@ def compare(asked: argparse.Namespace) -> None:
 
     if len(asked.runs) < 2:
         raise Refusal(f"only {asked.runs[0]} given; name two runs or more, of several methods or seeds")
+    if asked.json:
+        runs.check_writable(asked.json)
     facts = comparison(asked.runs)
     if asked.json:
         runs.write_json(asked.json, facts)

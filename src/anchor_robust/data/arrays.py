@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..errors import Refusal, one_line
-from .images import ImageSet
+from .images import ImageSet, numbered
 
 ALLOWED = "x: uint8 [n h w c], or floats [n c h w] in [0, 1] that are whole grey levels / 255, with c 1 or 3"
 
@@ -27,8 +27,11 @@ def arrays(path: str | Path) -> ImageSet:
     y = held["y"]
     if y.ndim != 1 or y.dtype.kind not in "iu" or not len(y):
         raise Refusal(f"{path} holds y: {y.dtype} {list(y.shape)}; allowed: an integer for each image")
-    names = held.get("classes", np.arange(max(int(y.max()), 0) + 1))
-    names = np.char.decode(names, "utf-8") if names.dtype.kind == "S" else names
+    names = held["classes"] if "classes" in held else np.array(numbered(y, path))
+    try:
+        names = np.char.decode(names, "utf-8") if names.dtype.kind == "S" else names
+    except UnicodeDecodeError as error:
+        raise Refusal(f"{path} holds classes that are no UTF-8 ({one_line(error)}); save them as text") from error
     return ImageSet(
         images=torch.from_numpy(as_bytes(held["x"], path)),
         labels=torch.from_numpy(y.astype(np.int64)),
@@ -41,7 +44,7 @@ def arrays(path: str | Path) -> ImageSet:
 def as_bytes(x: np.ndarray, path: str | Path) -> np.ndarray:
     """uint8 [n c h w] of either form of x."""
     refusal = Refusal(f"{path} holds x: {x.dtype} {list(x.shape)}; allowed: {ALLOWED}")
-    if x.ndim != 4 or not len(x) or x.shape[3 if x.dtype == np.uint8 else 1] not in (1, 3):
+    if x.ndim != 4 or not x.size or x.shape[3 if x.dtype == np.uint8 else 1] not in (1, 3):
         raise refusal
     if x.dtype == np.uint8:
         return np.ascontiguousarray(x.transpose(0, 3, 1, 2))

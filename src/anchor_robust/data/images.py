@@ -6,10 +6,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import Refusal
+
+MOST_CLASSES = 100_000  # without names; a larger label is an id or a date
 
 
 class Labelled(Protocol):
@@ -144,6 +147,14 @@ class ImageSet:
 def histograms(images: Tensor) -> Tensor:
     """How often each grey level is in each channel of uint8 [n c h w]: int64 [c 256]."""
     return torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
+
+
+def numbered(labels: np.ndarray, source: object) -> tuple[str, ...]:
+    """Names of classes that have none: 0 to the largest label. Refuses labels that are ids, not numbers of classes."""
+    largest = max(int(labels.max(initial=0)), 0)
+    if largest >= MOST_CLASSES:
+        raise Refusal(f"{source} holds the label {largest}; allowed: classes numbered 0, 1, 2, ...; number them so")
+    return tuple(map(str, range(largest + 1)))
 
 
 def hold_out(train: ImageSet, images: int, seed: int = 0) -> tuple[ImageSet, ImageSet]:

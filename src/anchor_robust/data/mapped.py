@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Refusal, one_line
-from .images import ImageSet
+from .images import ImageSet, numbered
 
 CHUNK = 4096  # images that are looked at together where all have to be
 LAYOUT = (
@@ -71,7 +71,7 @@ def folder(path: str | Path, split: str) -> MappedSet:
     Raises Refusal when something is missing, broken or of another form.
     """
     x, y = (mapped(Path(path) / split / name) for name in ("x.npy", "y.npy"))
-    if x.dtype != np.uint8 or x.ndim != 4 or not len(x) or x.shape[3] not in (1, 3):
+    if x.dtype != np.uint8 or x.ndim != 4 or not x.size or x.shape[3] not in (1, 3):
         raise Refusal(f"{path}/{split}/x.npy holds {x.dtype} {list(x.shape)}; allowed: uint8 [n h w c], c 1 or 3")
     if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
         raise Refusal(f"{path}/{split}/y.npy holds {y.dtype} {list(y.shape)}; allowed: an integer for each of {len(x)}")
@@ -100,15 +100,18 @@ def class_names(path: Path) -> tuple[str, ...]:
         except (OSError, UnicodeDecodeError) as error:
             raise Refusal(f"{named} cannot be read ({one_line(error)}); save it as UTF-8, a name a line") from error
     there = [path / split / "y.npy" for split in ("train", "test")]
-    labels = mapped(next((file for file in there if file.is_file()), there[0]))
-    return tuple(map(str, range(max(int(labels.max(initial=0)), 0) + 1)))
+    labels = next((file for file in there if file.is_file()), there[0])
+    return numbered(mapped(labels), labels)
 
 
 def mapped(path: Path) -> np.ndarray:
     """The array in a file, which is read where it is looked at and cannot be changed."""
     try:
         # Mapped for writing it would have to fit into memory, were it only in private.
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it is an archive of several arrays")
+        return array
     except FileNotFoundError:
         raise Refusal(f"{path} is missing; a data set of your own is {LAYOUT}") from None
     except Exception as error:  # a broken file can fail anywhere in the reader

@@ -4,13 +4,14 @@ It is for people and programs that wait; the files that a job writes are the tru
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
-
+from ..console import Console, silence
+from ..finite import finite
 from .board import Board, image_bar
 from .lines import Events, Lines, Tally
 from .plan import Observer, Plan
@@ -77,7 +78,10 @@ class JsonLines(Quiet):
     """A JSON object a line on standard output; its `event` is start, progress, epoch, message, warning or finished."""
 
     def emit(self, event: str, **facts: Any) -> None:
-        print(json.dumps({"event": event, **facts}, default=str), flush=True)
+        try:
+            print(json.dumps(finite({"event": event, **facts}), default=str), flush=True)
+        except BrokenPipeError:  # what reads has gone; the training goes on
+            silence(sys.stdout)
 
     def line(self, text: str) -> None:
         self.emit("message", text=text)

@@ -57,9 +57,12 @@ class Ledger:
         kept = runs.whole_lines(self.path)
         if kept[:1] != [first]:
             kept = [first]
-        for each in map(json.loads, kept[1:]):
-            name = each.pop("unit")
-            self.units[name] = Unit(**each)
+        try:
+            for each in map(json.loads, kept[1:]):
+                self.units[each.pop("unit")] = Unit(**each)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            self.say(f"beginning anew: {self.path} is damaged")
+            self.units, kept = {}, [first]
         if self.units:
             self.say(f"going on after {len(self.units)} finished batches, from {self.path}")
         elif others := {*self.path.parent.glob(f"{glob.escape(self.record.stem)}.partial-*.jsonl")} - {self.path}:

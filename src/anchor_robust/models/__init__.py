@@ -43,7 +43,7 @@ def made(name: str, classes: int, channels: int, settings: Mapping[str, Any]) ->
         return make(**asked)
     except Refusal:
         raise
-    except Exception as error:  # what a user's class refuses is the user's to mend
+    except (Exception, SystemExit) as error:  # what a user's class refuses is the user's to mend
         told = f"({type(error).__name__}: {one_line(error)})"
         raise Refusal(f"model {name!r} cannot be built with {dict(settings)} {told}; change its settings") from error
 

@@ -8,8 +8,9 @@ import pkgutil
 from ..errors import Refusal
 from ..lookup import named_or_imported
 from .base import Learner, Objective, Step
+from .outcome import outcome_of
 
-__all__ = ["Learner", "Objective", "Step", "discover", "find"]
+__all__ = ["Learner", "Objective", "Step", "discover", "find", "outcome_of"]
 
 
 def discover() -> dict[str, type[Objective]]:
@@ -27,6 +28,8 @@ def find(name: str) -> type[Objective]:
     method = named_or_imported("objective", name, discover())
     if not (inspect.isclass(method) and issubclass(method, Objective)):
         raise Refusal(f"objective {name!r} is no class derived from anchor_robust.objectives.Objective; derive it")
+    if inspect.isabstract(method):
+        raise Refusal(f"objective {name!r} lacks {', '.join(sorted(method.__abstractmethods__))}; define it")
     if not dataclasses.is_dataclass(method) or method.selects_on not in ("robust", "clean"):
         raise Refusal(f"objective {name!r} must be a frozen dataclass whose selects_on is robust or clean")
     return method

@@ -7,14 +7,15 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from .. import checkpoint, data, processes, runs
 from ..checkpoint import State
+from ..console import Console
 from ..data import ImageSet
 from ..display import Display
 from ..errors import Refusal
 from ..recipe import Recipe, settle
+from ..report.dotted import flat
+from ..settings import from_yaml
 from . import tracking
 from .explanation import Explanation, explained
 from .followers import Follower, follower
@@ -87,6 +88,7 @@ def resume(
     """
     saved = checkpoint.read_state(run / runs.LAST)
     recipe = settle(str(run / runs.RECIPE))
+    check_unchanged(run, recipe, saved.get("recipe"))
     before = runs.read_json(run / runs.ENVIRONMENT)
     with launched(devices, nodes, before["precision"]) as fabric, alone(run):
         with processes.refusing_together():
@@ -105,15 +107,28 @@ def resume(
     return run
 
 
+def check_unchanged(run: Path, recipe: Recipe, begun: str | None) -> None:
+    """Refuse a recipe that was edited since the run began; states of early versions do not hold what it was."""
+    now, before = (flat(from_yaml(text)) if text else {} for text in (recipe.text(), begun))
+    if other := [key for key, value in before.items() if now.get(key, value) != value]:
+        raise Refusal(
+            f"{run / runs.RECIPE} is not what the run was begun with ({', '.join(other)} differ); "
+            "put that back, or start a new run with it"
+        )
+
+
 def alone(run: Path) -> AbstractContextManager[None]:
     """No other training writes into the run; of several processes the first one sees to that."""
     return runs.alone(run) if processes.first() else nullcontext()
 
 
 def go_on(training: Training, state: State, display: Display) -> None:
-    with tracking.followed(training, display):
-        accelerate(training, display)
-        fit(training, state, display)
+    try:
+        with tracking.followed(training, display):
+            accelerate(training, display)
+            fit(training, state, display)
+    except KeyboardInterrupt as interruption:  # before the first step, while it compiles
+        raise KeyboardInterrupt(str(interruption) or f"stopped; anchor train --resume {training.run} goes on") from None
 
 
 def loaded(recipe: Recipe, data_dir: str | None, ahead: bool) -> ImageSet:

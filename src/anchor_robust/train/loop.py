@@ -141,6 +141,7 @@ def save_state(training: Training, state: State) -> None:
         training.run / runs.LAST,
         {
             **vars(state),
+            "recipe": training.recipe.text(),
             "network": training.network.state_dict(),
             "average": training.average.network.state_dict(),
             "optimizer": training.optimizer.state_dict(),

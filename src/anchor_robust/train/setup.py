@@ -56,6 +56,8 @@ def build(recipe: Recipe, images: ImageSet, run: Path, fabric: Fabric | None = N
     fabric = fabric or launch.fabric(precision(recipe))
     shape = images.shape
     train_images, validation = data.hold_out(images, recipe.validation.images)
+    if len(images.classes) < 2:
+        raise Refusal(f"{images.name} has one class, {images.classes[0]}; allowed: two or more")
     if recipe.data.crop >= min(shape[1:]):
         raise Refusal(f"data.crop {recipe.data.crop} given; allowed: below the {min(shape[1:])} pixels of an image")
     if len(train_images) < settings.batch_size:

@@ -12,7 +12,7 @@ from ..attacks import Attack
 from ..data.mix import mix
 from ..draws import part_of
 from ..errors import Refusal
-from ..objectives import Learner
+from ..objectives import Learner, outcome_of
 from ..optimise import learning_rate, perturbed, unmoved_statistics
 from .in_parts import InParts
 from .setup import Training
@@ -84,7 +84,7 @@ def descend(training: Training, learner: Learner, x: Tensor, y: Tensor, number: 
         seeds = [global_seed(training.recipe.seed, number, processes.index() * parts + part) for part in range(parts)]
         in_parts = InParts(training, learner, len(x), seeds)
         learner = replace(learner, forward=in_parts.forward)
-    outcome = training.recipe.objective(learner, x, y, training.generator)
+    outcome = outcome_of(training.recipe.objective, learner, x, y, training.generator)
     rightly = (outcome.logits.argmax(1) == y).float().mean()
     reported = processes.averaged({"loss": outcome.loss, **outcome.parts, "batch_accuracy": rightly})
     losses = {name: reported[name].detach() for name in ("loss", *outcome.parts)}

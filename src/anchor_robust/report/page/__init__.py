@@ -2,14 +2,14 @@
 
 import base64
 import hashlib
-import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ... import runs
 from ...errors import Refusal
+from ...finite import finite
 from ..table import interval
 from . import accuracy, origin, pictures, training, weaknesses
 from .dossier import Dossier, read
@@ -127,15 +127,6 @@ def tiles(entry: Entry) -> list[dict[str, Any]]:
         }
         for result in shown.values()
     ]
-
-
-def finite(value: Any) -> Any:
-    """`value` with None for every number that JSON cannot hold."""
-    if isinstance(value, Mapping):
-        return {key: finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def digest(script: str) -> str:

@@ -1,0 +1,273 @@
+"""What users' own objectives, networks and files do wrong is told in one line as theirs, and nothing is lost by it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from anchor_robust import checkpoint, data, runs, train
+from anchor_robust.cli import main
+from anchor_robust.errors import Refusal
+from anchor_robust.objectives import Learner, Objective, Step
+
+HERE = __name__
+RESULTS = Path(__file__).parents[1] / "results"
+DIGITS = RESULTS / "digits-anchor"
+TINY = ("--optimise.epochs=1", "--model.width=4", "--attack.steps=1", "--validation.steps=1")
+
+
+@dataclass(frozen=True)
+class Faulty(Objective):
+    """Adversarial training with a slip, as `slip` says; `cap` has no value unless it is given one."""
+
+    name: ClassVar[str] = "faulty"
+
+    slip: str = "none"
+    cap: float | None = None
+
+    def __call__(self, learner: Learner, x: Tensor, y: Tensor, generator: torch.Generator) -> Any:
+        logits, _ = learner.forward(learner.light(x, generator))
+        loss = learner.cross_entropy(logits, y)
+        if self.slip == "raises":
+            raise KeyError("foo")
+        slips: dict[str, Any] = {
+            "none": Step(loss, logits),
+            "tensor": loss,
+            "vector": Step(loss.repeat(3), logits),
+            "detached": Step(loss.detach(), logits),
+            "float": Step(0.5, logits),  # type: ignore[arg-type]
+            "fewer": Step(loss, logits[1:]),
+            "part": Step(loss, logits, {"extra": 0.5}),  # type: ignore[dict-item]
+            "taken": Step(loss, logits, {"epoch": loss}),
+            "nan": Step(loss, logits, {"extra": loss * float("nan")}),
+        }
+        return slips[self.slip]
+
+
+@dataclass(frozen=True)
+class Unfinished(Objective):
+    """No method at all."""
+
+    name: ClassVar[str] = "unfinished"
+
+
+class Picky(nn.Module):
+    """[n c h w] to [n width]; `drop` may be left out."""
+
+    def __init__(self, channels: int, width: int = 4, drop: float | None = None) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(x).mean((2, 3))
+
+
+def leaves(channels: int) -> nn.Module:
+    raise SystemExit(0)
+
+
+def training(run: Path, *words: str, recipe: str = "digits-standard") -> int:
+    given = [word for word in TINY if not (word.startswith("--model") and any("model.name" in each for each in words))]
+    return main(["train", recipe, "--out", str(run), *given, *words])
+
+
+def refused(capsys: pytest.CaptureFixture[str], status: int, *told: str) -> None:
+    """One line on standard error, the last, with all these words, and no blame on us."""
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert status == 2, line
+    assert all(word in line for word in told), line
+    assert "fault of anchor" not in line
+
+
+@pytest.mark.parametrize(
+    "slip, told",
+    [
+        ("raises", "KeyError"),
+        ("tensor", "a Tensor; allowed: a Step"),
+        ("vector", "the loss as [3]"),
+        ("detached", "without a gradient"),
+        ("float", "the loss as a float"),
+        ("fewer", "a row for each image"),
+        ("part", "the part extra as a float"),
+        ("taken", "called epoch"),
+    ],
+)
+def test_a_slip_in_an_objective(slip: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = training(tmp_path / "run", f"--objective.name={HERE}.Faulty", f"--objective.slip={slip}")
+    refused(capsys, status, "objective Faulty", told)
+
+
+def test_an_objective_without_its_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = training(tmp_path / "run", f"--objective.name={HERE}.Unfinished")
+    refused(capsys, status, "lacks __call__")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_part_that_is_no_number_is_a_gap_in_the_log(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert training(run, f"--objective.name={HERE}.Faulty", "--objective.slip=nan") == 0
+    (line,) = (run / runs.METRICS).read_text().splitlines()
+    assert json.loads(line, parse_constant=pytest.fail)["extra"] is None
+    assert main(["evaluate", str(run), "--limit", "5", "--attacks", "clean", "--quiet"]) == 0
+    assert main(["report", str(run)]) == 0
+
+
+def test_a_setting_that_may_be_empty_is_read_back(tmp_path: Path) -> None:
+    for place, words in enumerate(((f"--objective.name={HERE}.Faulty",), (f"--model.name={HERE}.Picky",))):
+        run = tmp_path / str(place)
+        assert training(run, *words) == 0
+        assert main(["train", "--resume", str(run)]) == 0
+
+
+def test_a_factory_that_ends_the_program(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["--data", "digits", "--normalize", "none", "--attacks", "clean"]
+    refused(capsys, main(["evaluate", "--model", f"{HERE}:leaves", *words]), "cannot be built", "SystemExit")
+
+
+def test_a_recipe_edited_before_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert training(tmp_path / "run") == 0
+    recipe = tmp_path / "run" / runs.RECIPE
+    recipe.write_text(recipe.read_text().replace("seed: 0", "seed: 5").replace("batch_size: 64", "batch_size: 32"))
+    refused(capsys, main(["train", "--resume", str(tmp_path / "run")]), "seed, optimise.batch_size differ")
+
+
+def test_a_stop_before_the_first_step_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "accelerate", stopped)
+    with pytest.raises(KeyboardInterrupt, match=r"anchor train --resume .* goes on"):
+        train.start(train.settle("digits-standard", [*TINY]), tmp_path / "run", None, train.Display())
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def packed(folder: Path, y: np.ndarray) -> Path:
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+        np.save(folder / split / "x.npy", np.zeros((len(y), 8, 8, 1), np.uint8))
+        np.save(folder / split / "y.npy", y)
+    return folder
+
+
+@pytest.mark.parametrize("label", [2**64 - 1, 10**12])
+def test_labels_that_are_ids(label: int, tmp_path: Path) -> None:
+    y = np.array([0, 1, label], np.uint64)
+    np.savez(tmp_path / "mine.npz", x=np.zeros((3, 8, 8, 1), np.uint8), y=y)
+    for source in (packed(tmp_path / "folder", y), tmp_path / "mine.npz"):
+        with pytest.raises(Refusal, match=f"holds the label {label}; allowed: classes numbered"):
+            data.load(str(source), "test")
+
+
+def test_one_class_is_no_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = packed(tmp_path / "folder", np.zeros(50, np.int64))
+    words = (f"--data.name={folder}", "--validation.images=10", "--optimise.batch_size=16")
+    refused(capsys, training(tmp_path / "run", *words), "has one class")
+    assert not (tmp_path / "run").exists()
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
+    network = nn.Linear(3, 2)
+    tensors = {name: tensor.to(torch.int8) for name, tensor in network.state_dict().items()}
+    with pytest.raises(Refusal, match=r"weight is \[2, 3\] whole numbers, not \[2, 3\]"):
+        checkpoint.fill(network, tensors, "mine.pt")
+    checkpoint.fill(network, {name: tensor.half() for name, tensor in network.state_dict().items()}, "mine.pt")
+
+
+def test_safetensors_are_known_by_what_is_in_them(tmp_path: Path) -> None:
+    save_file({"weight": torch.ones(2)}, tmp_path / "mine.pt")
+    assert checkpoint.read_tensors(tmp_path / "mine.pt")["weight"].tolist() == [1, 1]
+
+
+# --- files and pipes --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    run = Path(shutil.copytree(DIGITS, tmp_path / "copy"))
+    for file in run.glob("evaluation*"):
+        file.unlink()
+    return run
+
+
+def evaluating(run: Path, *words: str) -> int:
+    return main(["evaluate", str(run), "--limit", "20", "--quiet", *words])
+
+
+def test_a_record_of_other_images_of_that_name_stays(run: Path, tmp_path: Path) -> None:
+    images = data.load("digits", "test")
+    for place, start in (("a", 0), ("b", 100)):
+        part = images.subset(slice(start, start + 40))
+        (tmp_path / place).mkdir()
+        x = part.images.permute(0, 2, 3, 1).numpy()
+        np.savez(tmp_path / place / "mine.npz", x=x, y=part.labels.numpy(), classes=np.array(part.classes))
+        assert evaluating(run, "--attacks", "clean", "--data", str(tmp_path / place / "mine.npz")) == 0
+    records = [runs.read_json(path) for path in run.glob("evaluation*.json")]
+    assert len({record["data"]["sha256"] for record in records}) == 2
+
+
+def test_the_claim_is_of_the_last_attack_that_was_named(run: Path, tmp_path: Path) -> None:
+    words = ("--claim", "0.98", "--out", str(tmp_path / "record.json"))
+    assert evaluating(run, "--attacks", "pgd20,clean", *words) == 0
+    assert evaluating(run, "--attacks", "clean,pgd20", "--eps", "0.5", *words) == 1
+
+
+def test_a_file_that_is_no_record_is_not_written_over(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (runs.ENVIRONMENT, "."):
+        before = (run / runs.ENVIRONMENT).read_bytes()
+        (run / "x.json").mkdir(exist_ok=True)
+        out = run / name if name != "." else run / "x.json"
+        refused(capsys, evaluating(run, "--attacks", "clean", "--out", str(out)), str(out))
+        assert (run / runs.ENVIRONMENT).read_bytes() == before
+
+
+def test_a_damaged_ledger_begins_anew(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from anchor_robust.evaluation import Ledger
+
+    (ledger := Ledger(tmp_path / "record.json")).open(what="this")
+    assert ledger.path
+    with ledger.path.open("a") as file:
+        file.write("no json\n")
+    said: list[str] = []
+    Ledger(tmp_path / "record.json", say=said.append).open(what="this")
+    assert said == [f"beginning anew: {ledger.path} is damaged"]
+    assert "no json" not in ledger.path.read_text()
+
+
+def test_a_folder_that_may_not_be_entered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(capsys, main(["train", "digits-standard", "--out", str(tmp_path / ("x" * 300))]), "File name too long")
+
+
+@pytest.mark.parametrize("words", [("--json",), ()])
+def test_a_reader_that_leaves_does_not_stop_a_training(words: tuple[str, ...], tmp_path: Path) -> None:
+    """Standard output is closed after one line with --json; standard error else."""
+    command = [sys.executable, "-m", "anchor_robust", "train", "digits-standard", *TINY, "--out", "run", *words]
+    stream = {"stdout" if words else "stderr": subprocess.PIPE}
+    with subprocess.Popen([*command, "--optimise.epochs=3"], cwd=tmp_path, text=True, **stream) as process:  # type: ignore[call-overload]
+        pipe = process.stdout or process.stderr
+        pipe.readline()
+        pipe.close()
+        assert process.wait() == 0
+    assert len(runs.read_metrics(tmp_path / "run")) == 3
+
+
+def test_output_that_cannot_be_written(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "anchor_robust", "recipes"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "standard output cannot be used: No space left on device" in done.stderr
