@@ -114,7 +114,7 @@ def test_a_record_with_curves_is_not_lost_to_one_without(
     assert main(["evaluate", str(copied), "--attacks", "clean", "--curve", "steps", "--limit", "20"]) == 0
     assert (copied / runs.CARD).exists()
     assert main(["evaluate", str(copied), "--attacks", "clean", "--limit", "20"]) == 0
-    beside = copied / "evaluation-clean-digits-linf-0.15-20.json"
+    (beside,) = copied.glob("evaluation-clean-digits-linf-0.15-20-*.json")
     told = capsys.readouterr().err
     assert f"kept: {copied / runs.EVALUATION}" in told
     assert f"next: anchor report {beside}" in told

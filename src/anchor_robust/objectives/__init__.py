@@ -7,8 +7,7 @@ import pkgutil
 
 from ..errors import Refusal
 from ..lookup import named_or_imported
-from .base import Learner, Objective, Step
-from .outcome import outcome_of
+from .base import Learner, Objective, Step, outcome_of
 
 __all__ = ["Learner", "Objective", "Step", "discover", "find", "outcome_of"]
 
