@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -69,6 +70,10 @@ class Picky(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.convolution(x).mean((2, 3))
+
+
+def untyped(channels, depth):  # type: ignore[no-untyped-def]
+    return Picky(channels, depth)
 
 
 def leaves(channels: int) -> nn.Module:
@@ -190,6 +195,23 @@ def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
 def test_safetensors_are_known_by_what_is_in_them(tmp_path: Path) -> None:
     save_file({"weight": torch.ones(2)}, tmp_path / "mine.pt")
     assert checkpoint.read_tensors(tmp_path / "mine.pt")["weight"].tolist() == [1, 1]
+
+
+def test_sparse_tensors_are_refused(tmp_path: Path) -> None:
+    tensors = {"weight": torch.eye(2).to_sparse(), "bias": torch.zeros(2)}
+    with pytest.raises(Refusal, match=r"mine.pt cannot be loaded .* save dense tensors"):
+        checkpoint.fill(nn.Linear(2, 2), tensors, "mine.pt")
+
+
+def test_an_argument_without_a_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = training(tmp_path / "run", f"--model.name={HERE}.untyped", "--model.depth=2")
+    refused(capsys, status, "state a type for each of its arguments")
+
+
+def test_a_picture_in_laboratory_colours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("LAB", (8, 8)).save(tmp_path / "lab.tif")
+    words = ["--run", str(DIGITS), "--out", str(tmp_path / "out")]
+    refused(capsys, main(["attack", str(tmp_path / "lab.tif"), *words]), "in LAB colours")
 
 
 # --- files and pipes --------------------------------------------------------------------------------------------------

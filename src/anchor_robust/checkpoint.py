@@ -159,7 +159,10 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: object) -> N
             f"{source} is of another architecture than {type(network).__name__} ({told}); "
             "build the one it was saved from"
         )
-    network.load_state_dict(tensors, strict=False)
+    try:
+        network.load_state_dict(tensors, strict=False)
+    except (RuntimeError, NotImplementedError) as error:  # such as tensors that are sparse, or have no numbers
+        raise Refusal(f"{source} cannot be loaded ({one_line(error)}); save dense tensors on the processor") from error
 
 
 def formed(tensor: Tensor) -> str:

@@ -61,7 +61,10 @@ def arguments(
     for key in mapping:
         if mapping[key] is None and dict(parameters)[key].default is not None:
             raise Refusal(f"setting {where}.{key} has no value; give one, or leave it out for the default")
-    parser = settings_parser(make, skip)
+    try:
+        parser = settings_parser(make, skip)
+    except ValueError as error:
+        raise Refusal(f"{where} cannot be set ({one_line(error)}); state a type for each of its arguments") from error
     try:
         values = parser.parse_object({key: fraction(value) for key, value in mapping.items()})
     except ArgumentError as error:

@@ -43,6 +43,8 @@ def read(path: str | Path, shape: tuple[int, int, int]) -> tuple[Tensor, str]:
     if channels not in MODES:
         raise Refusal(f"the model takes {channels} channels; allowed for pictures: 1 (grey) or 3 (red, green, blue)")
     image, done = opened(path), []
+    if image.mode in ("LAB", "HSV"):
+        raise Refusal(f"{path} is in {image.mode} colours; save it as RGB and give that")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = pillow().new("RGBA", image.size, "white")
