@@ -90,7 +90,7 @@ def resume(
     recipe = settle(str(run / runs.RECIPE))
     check_unchanged(run, recipe, saved.get("recipe"))
     before = runs.read_json(run / runs.ENVIRONMENT)
-    with launched(devices, nodes, before["precision"]) as fabric, alone(run):
+    with launched(devices, nodes, before.get("precision", precision(recipe))) as fabric, alone(run):
         with processes.refusing_together():
             loggers = following(before, run)
         training = build(recipe, loaded(recipe, data_dir, fabric.local_rank == 0), run, fabric)
