@@ -150,7 +150,7 @@ def test_a_stop_before_the_first_step_says_how_to_go_on(tmp_path: Path, monkeypa
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "accelerate", stopped)
-    with pytest.raises(KeyboardInterrupt, match=r"anchor train --resume .* goes on"):
+    with pytest.raises(train.Interrupted, match=r"anchor train --resume .* goes on"):
         train.start(train.settle("digits-standard", [*TINY]), tmp_path / "run", None, train.Display())
 
 

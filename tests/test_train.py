@@ -444,7 +444,7 @@ def test_bf16_training_gives_finite_weights(tmp_path: Path) -> None:
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="1237 training images"):
+    with pytest.raises(Refusal, match="allowed: up to 1237, the training images"):
         train.start(small("anchor", "--optimise.batch_size=5000"), tmp_path / "run", None, Display())
     assert not (tmp_path / "run").exists()
 

@@ -59,7 +59,8 @@ class Ledger:
             kept = [first]
         try:
             for each in map(json.loads, kept[1:]):
-                self.units[each.pop("unit")] = Unit(**each)
+                name = each.pop("unit")
+                self.units[name] = Unit(**each)
         except (ValueError, TypeError, KeyError, AttributeError):
             self.say(f"beginning anew: {self.path} is damaged")
             self.units, kept = {}, [first]

@@ -127,8 +127,10 @@ def go_on(training: Training, state: State, display: Display) -> None:
         with tracking.followed(training, display):
             accelerate(training, display)
             fit(training, state, display)
-    except KeyboardInterrupt as interruption:  # before the first step, while it compiles
-        raise KeyboardInterrupt(str(interruption) or f"stopped; anchor train --resume {training.run} goes on") from None
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:  # before the first step, while it compiles
+        raise Interrupted(f"stopped; anchor train --resume {training.run} goes on") from None
 
 
 def loaded(recipe: Recipe, data_dir: str | None, ahead: bool) -> ImageSet:

@@ -6,7 +6,6 @@ elsewhere that points its own name at 127.0.0.1 is refused (DNS rebinding).
 
 import errno
 import json
-import math
 import time
 from contextlib import suppress
 from functools import partial
@@ -20,6 +19,7 @@ import yaml
 
 from .. import runs
 from ..errors import Refusal, one_line
+from ..finite import finite
 
 ADDRESS = "127.0.0.1"
 FILES = {
@@ -77,13 +77,9 @@ def state(run: Path) -> dict[str, Any]:
         "epochs": epochs,
         "finished": finished,
         "silent": round(max(0.0, time.time() - last), 1),
-        "lines": [{key: value for key, value in line.items() if in_json(value)} for line in lines],
+        # Without what is no number: a part of a loss may be NaN.
+        "lines": [{key: value for key, value in finite(line).items() if value is not None} for line in lines],
     }
-
-
-def in_json(value: Any) -> bool:
-    """Whether a browser can read it: JSON has no NaN, which a part of a loss may be."""
-    return not isinstance(value, float) or math.isfinite(value)
 
 
 class Handler(BaseHTTPRequestHandler):
