@@ -1,6 +1,5 @@
 """Attacks that need more than a model and a ball, corruptions, and what goes into the record beside accuracies."""
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -179,54 +178,6 @@ def test_a_card_whose_record_is_gone_is_written_over_if_it_is_ours(ours: bool, t
 def test_a_record_of_ones_own_name_may_be_measured_again(tmp_path: Path) -> None:
     for _ in range(2):
         audit.audit(DIGITS, ["clean"], limit=5, out=tmp_path / "again.json", display=Display())
-
-
-ASKED: dict[str, Any] = {
-    "attacks": ("clean", "pgd20"),
-    "curves": (),
-    "ball": BALL,
-    "engine": "anchor",
-    "search": "float32",
-    "corruptions": False,
-}
-
-
-@pytest.mark.parametrize(
-    "change, covers",
-    (
-        ({}, True),
-        ({"images": 50}, False),
-        ({"attacks": ("pgd20",)}, False),
-        ({"attacks": ("clean", "pgd20", "fgsm")}, True),
-        ({"ball": Ball("linf", 0.1)}, False),
-        ({"search": "bf16"}, False),
-        ({"curves": ("eps",), "corruptions": True}, True),
-        ({"data": "mine"}, False),
-    ),
-)
-def test_what_a_run_holds_is_replaced_by_at_least_as_much(change: dict[str, Any], covers: bool) -> None:
-    images = data.load("digits", "test").first(change.pop("images", 360))
-    images = dataclasses.replace(images, name=change.pop("data", "digits"))
-    record = runs.read_json(Path(DIGITS) / runs.EVALUATION)
-    asked = audit.Asked(images, **ASKED | change)
-    assert asked.covers(record) == covers
-    assert not asked.covers(record | {"corruptions": []}) or asked.corruptions
-
-
-def test_the_name_of_an_evaluation_tells_it_from_others() -> None:
-    images = data.load("digits", "test")
-    changes: tuple[dict[str, Any], ...] = (
-        {},
-        {"attacks": ("clean",)},
-        {"curves": ("eps",)},
-        {"ball": Ball("l2", 0.15)},
-        {"ball": Ball("linf", 0.1)},
-        {"engine": "reference"},
-        {"search": "bf16"},
-        {"corruptions": True},
-    )
-    names = {audit.Asked(images, **ASKED | change).name() for change in changes}
-    assert len(names | {audit.Asked(images.first(9), **ASKED).name()}) == len(changes) + 1
 
 
 def test_references_hold_every_class_of_a_set_in_order() -> None:

@@ -1,36 +1,25 @@
-"""From a run or a weights file to its numbers: load, attack the test images, write the record and what goes with it.
+"""From a run or a weights file to its numbers: load, attack the test images, have the record written."""
 
-outcomes.npz is written first and evaluation.json holds its digest, so that a pair of two evaluations is detected.
-"""
-
-import hashlib
 import uuid
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from . import data, environment, processes, runs
 from .attacks import EmbeddingAttack, Transfer
-from .data import ImageSet
 from .display import Display
 from .errors import Refusal
 from .evaluation import PROTOCOLS, Engine, Ledger, Precision, known_attacks, known_curves, measure
 from .evaluation.corrupted import corrupted
-from .evaluation.protocols import REFERENCE, Planned, alone, pgd20
-from .evaluation.reference import NAME
-from .exhibit import Exhibit, exhibit
+from .evaluation.protocols import Planned, alone, pgd20
+from .exhibit import exhibit
 from .models import LogitsOnly
-from .report.card import TITLE, card
+from .record import Asked, destination, save
 from .subject import Named, Subject, ball_asked, says_all, under_test
 from .threat import Ball, Norm
 
-Say = Callable[[str], None]
-Arrays = Mapping[str, np.ndarray]
 REFERENCES = 1000  # training images that attacks on the embedding measure themselves by
 
 
@@ -174,144 +163,3 @@ def in_context(
 def origin(sibling: Subject) -> str:
     """Which model transferred adversarials come from: the name of its file, and the beginning of its digest."""
     return " ".join([Path(sibling.about["source"]).name, sibling.about.get("sha256", "")[:8]]).strip()
-
-
-def save(target: Path, record: dict[str, Any], outcomes: Arrays, shown: Exhibit | None) -> None:
-    """Write outcomes and pictures, then the record with their digests, then its card."""
-    beside, pictures, told = beside_of(target)
-    record["outcomes"] = kept(beside, outcomes)
-    if shown:
-        record["pictures"] = kept(pictures, shown.arrays) | shown.facts
-    runs.write_json(target, record)
-    runs.write_text(told, card(record))
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What an evaluation is to measure."""
-
-    images: ImageSet
-    attacks: Sequence[str]
-    curves: Sequence[str]
-    ball: Ball
-    engine: Engine
-    search: Precision
-    corruptions: bool
-    origin: str = ""
-
-    def name(self) -> str:
-        """A file name that the same command has again, so that it goes on there after a stop."""
-        special = {
-            "bf16": self.search == "bf16",
-            "reference": self.engine == "reference",
-            "corrupted": self.corruptions,
-        }
-        from_where = {"transfer": f"transfer-{self.origin.replace(' ', '-')}"}
-        what = [
-            *(from_where.get(attack, attack) for attack in self.attacks),
-            *(f"curve-{curve}" for curve in self.curves),
-            *(key for key in special if special[key]),
-        ]
-        which = f"{len(self.images)}-{self.images.sha256[:8]}"
-        where = [Path(self.images.name).name, self.ball.norm, f"{self.ball.eps:g}", which]
-        return f"evaluation-{'-'.join([*what, *where])}.json"
-
-    def covers(self, record: dict[str, Any]) -> bool:
-        """Whether this measures again, at least as well, all that a record holds."""
-        try:
-            about, results = record["data"], record["results"]
-            held = [(result["attack"], result["norm"], result["eps"], result.get("engine")) for result in results]
-            elsewhere = any(result["attack"] == "transfer" and self.origin not in result["label"] for result in results)
-            same = (about["name"], about["split"]) == (self.images.name, self.images.split)
-            fewer = about["images"] <= len(self.images)
-            these = same and fewer and self.images.first(about["images"]).sha256 == about["sha256"]
-        except (KeyError, TypeError):
-            return True  # no record of ours: nothing is lost
-        exact = self.search == "float32" or all(result.get("search") == "bf16" for result in results if result["norm"])
-        measured = {self.result(attack) for attack in self.attacks}
-        curves, corruptions = set(record.get("curves", {})), "corruptions" in record
-        return (
-            these
-            and exact
-            and not elsewhere
-            and set(held) <= measured
-            and curves <= set(self.curves)
-            and corruptions <= self.corruptions
-        )
-
-    def result(self, attack: str) -> tuple[str, str | None, float | None, str | None]:
-        """What tells a result from others: the attack, its ball and whose code it is."""
-        if attack == "clean":
-            return attack, None, None, None
-        theirs = self.engine == "reference" and attack in REFERENCE
-        return attack, self.ball.norm, self.ball.eps, NAME if theirs else "anchor"
-
-
-def destination(run: Path | None, out: Path | None, asked: Asked, own: Sequence[str | None], say: Say) -> Path | None:
-    """Where the record goes: --out, else into the run, beside its record where that holds numbers of its own.
-
-    Raises Refusal where what lies beside the record would be written over a file that is not an evaluation's; `own` are
-    the files that this one reads.
-    """
-    target = out or (run and run / runs.EVALUATION)
-    if target is None:
-        return None
-    runs.check_writable(target)
-    if out is None and target.exists() and not asked.covers(runs.read_json(target)):
-        beside = target.with_name(asked.name())
-        say(f"kept: {target}, which holds other numbers; this evaluation goes to {beside.name}")
-        return beside
-    if out is not None and target.exists() and not is_record(target):
-        raise Refusal(f"--out {target} given; it holds something else than an evaluation; give another name")
-    reserved = (runs.OUTCOMES, runs.PICTURES, runs.CARD)
-    outcomes, pictures, told = sides = beside_of(target)
-    # A card without its record may be anybody's, but for one in a run directory that begins as ours do.
-    anybodys = (
-        told.exists() and not target.exists() and (out is not None or not told.read_bytes().startswith(TITLE.encode()))
-    )
-    read = {Path(word).resolve() for word in own if word}
-    for side in sides:
-        taken = side.resolve() in read or (target.name != runs.EVALUATION and side.name in reserved)
-        not_ours = (side == outcomes and foreign(side, "clean_prediction")) or (
-            side == pictures and foreign(side, "gallery_index")
-        )
-        if taken or not_ours or (side == told and anybodys):
-            raise Refusal(f"--out {target} given, and {side} would be written over; give another name")
-    return target
-
-
-def is_record(path: Path) -> bool:
-    try:
-        found = runs.read_json(path)
-    except Refusal:
-        return False
-    return isinstance(found, dict) and {"model", "data", "results"} <= found.keys()
-
-
-def beside_of(target: Path) -> tuple[Path, Path, Path]:
-    """Outcomes, pictures and card of the record `target`."""
-    if target.name == runs.EVALUATION:
-        return target.with_name(runs.OUTCOMES), target.with_name(runs.PICTURES), target.with_name(runs.CARD)
-    return target.with_suffix(".npz"), target.with_name(f"{target.stem}-{runs.PICTURES}"), target.with_suffix(".md")
-
-
-def foreign(path: Path, ours: str) -> bool:
-    """Whether there is such a file, and it has no array `ours`, as one of an evaluation has."""
-    if not path.exists():
-        return False
-    try:
-        with np.load(path) as held:
-            return ours not in held.files
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return True
-
-
-def kept(path: Path, arrays: Arrays) -> dict[str, str]:
-    """Write `arrays`; the name and the digest by which a record finds them again."""
-    runs.write(path, lambda partial: save_arrays(partial, arrays))
-    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-
-
-def save_arrays(path: Path, arrays: Arrays) -> None:
-    with path.open("wb") as handle:
-        np.savez_compressed(handle, **arrays)  # type: ignore[arg-type] # its stubs take the keywords for its own

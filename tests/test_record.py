@@ -1,0 +1,60 @@
+"""When a record replaces another, and which names tell records apart."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anchor_robust import data, runs
+from anchor_robust.record import Asked
+from anchor_robust.threat import Ball
+
+DIGITS = Path(__file__).parents[1] / "results" / "digits-anchor"
+
+ASKED: dict[str, Any] = {
+    "attacks": ("clean", "pgd20"),
+    "curves": (),
+    "ball": Ball("linf", 0.15),
+    "engine": "anchor",
+    "search": "float32",
+    "corruptions": False,
+}
+
+
+@pytest.mark.parametrize(
+    "change, covers",
+    (
+        ({}, True),
+        ({"images": 50}, False),
+        ({"attacks": ("pgd20",)}, False),
+        ({"attacks": ("clean", "pgd20", "fgsm")}, True),
+        ({"ball": Ball("linf", 0.1)}, False),
+        ({"search": "bf16"}, False),
+        ({"curves": ("eps",), "corruptions": True}, True),
+        ({"data": "mine"}, False),
+    ),
+)
+def test_what_a_run_holds_is_replaced_by_at_least_as_much(change: dict[str, Any], covers: bool) -> None:
+    images = data.load("digits", "test").first(change.pop("images", 360))
+    images = dataclasses.replace(images, name=change.pop("data", "digits"))
+    record = runs.read_json(DIGITS / runs.EVALUATION)
+    asked = Asked(images, **ASKED | change)
+    assert asked.covers(record) == covers
+    assert not asked.covers(record | {"corruptions": []}) or asked.corruptions
+
+
+def test_the_name_of_an_evaluation_tells_it_from_others() -> None:
+    images = data.load("digits", "test")
+    changes: tuple[dict[str, Any], ...] = (
+        {},
+        {"attacks": ("clean",)},
+        {"curves": ("eps",)},
+        {"ball": Ball("l2", 0.15)},
+        {"ball": Ball("linf", 0.1)},
+        {"engine": "reference"},
+        {"search": "bf16"},
+        {"corruptions": True},
+    )
+    names = {Asked(images, **ASKED | change).name() for change in changes}
+    assert len(names | {Asked(images.first(9), **ASKED).name()}) == len(changes) + 1
