@@ -256,7 +256,7 @@ def test_a_file_that_is_no_record_is_not_written_over(run: Path, capsys: pytest.
         assert (run / runs.ENVIRONMENT).read_bytes() == before
 
 
-def test_a_damaged_ledger_begins_anew(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_ledger_begins_anew(tmp_path: Path) -> None:
     from anchor_robust.evaluation import Ledger
 
     (ledger := Ledger(tmp_path / "record.json")).open(what="this")
@@ -267,6 +267,14 @@ def test_a_damaged_ledger_begins_anew(run: Path, tmp_path: Path, monkeypatch: py
     Ledger(tmp_path / "record.json", say=said.append).open(what="this")
     assert said == [f"beginning anew: {ledger.path} is damaged"]
     assert "no json" not in ledger.path.read_text()
+
+
+@pytest.mark.parametrize("line", ["3", '{"epoch": 1}', '{"step": "one"}', "garbage"])
+def test_a_damaged_log_is_named(line: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run, tmp_path / "damaged")
+    log = tmp_path / "damaged" / runs.METRICS
+    log.write_text(log.read_text() + line + "\n")
+    refused(capsys, main(["report", str(tmp_path / "damaged")]), f"{log} cannot be read")
 
 
 def test_a_folder_that_may_not_be_entered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -156,11 +156,12 @@ def test_eps_zero_is_the_image_itself() -> None:
     ("norm", "eps", "hint"),
     [
         ("l1", 0.1, "linf, l2"),
-        ("linf", -0.1, "0 or more"),
-        ("linf", math.nan, "finite"),
-        ("linf", "8/255", "finite"),
+        ("linf", -0.1, "from 0"),
+        ("linf", math.nan, "a number"),
+        ("linf", "8/255", "a number"),
         ("linf", 8, "8/255"),
-        ("l2", math.inf, "finite"),
+        ("l2", math.inf, "to 1,000,000"),
+        ("l2", 1e300, "to 1,000,000"),
         ("l2", 0, "above 0"),
     ],
 )

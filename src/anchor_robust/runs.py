@@ -154,7 +154,10 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The log points in order."""
     path = run / METRICS
     try:
-        return [json.loads(line) for line in whole_lines(path)]
+        points = [json.loads(line) for line in whole_lines(path)]
+        if not all(isinstance(point, dict) and isinstance(point.get("step"), int) for point in points):
+            raise ValueError("a line of it is no log point")
+        return points
     except (ValueError, OSError) as error:
         raise Refusal(f"{path} cannot be read ({error}); restore it or start the run anew") from error
 

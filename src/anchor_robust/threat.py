@@ -16,6 +16,7 @@ from .draws import drawn
 from .errors import Refusal
 
 Norm = Literal["linf", "l2"]
+LARGEST = 1_000_000  # beyond the diagonal of any image, and within what float32 can square
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Ball:
         norm: How far images are from each other, linf or l2.
         eps: Radius of the ball, with pixels in [0, 1]; recipes may write 8/255.
 
-    Raises Refusal for an unknown norm, and for an eps that is negative, not finite, or above 1 for linf.
+    Raises Refusal for an unknown norm, and for an eps that is negative, above LARGEST, or above 1 for linf.
     """
 
     norm: Norm
@@ -37,8 +38,8 @@ class Ball:
     def __post_init__(self) -> None:
         if self.norm not in get_args(Norm):
             raise Refusal(f"norm {self.norm!r} given; allowed: {', '.join(get_args(Norm))}")
-        if not isinstance(self.eps, int | float) or not 0 <= self.eps < math.inf:
-            raise Refusal(f"eps {self.eps!r} given; allowed: a finite number, 0 or more, such as 8/255")
+        if not isinstance(self.eps, int | float) or not 0 <= self.eps <= LARGEST:
+            raise Refusal(f"eps {self.eps!r} given; allowed: a number from 0 to {LARGEST:,}, such as 8/255")
         if self.norm == "linf" and self.eps > 1:
             raise Refusal(f"linf eps {self.eps} given; allowed: 0 to 1, as pixels are; write 8/255 for 8 grey levels")
         if self.norm == "l2" and self.eps == 0:
