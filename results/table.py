@@ -44,7 +44,9 @@ HELD = {  # where the outcome of every image stands
     "PGD-20": (runs.EVALUATION, "pgd20"),
     "AutoAttack": (AUTOATTACK, "autoattack"),
 }
-FIRST = "first-settings"  # a folder of runs like this one, from before the search for settings
+EARLIER = {  # folders of runs like this one, newest first, and what they are
+    "first-settings": "Before the search",
+}
 BEST = "cifar10-resnet8-anchor"  # its weights come with the package
 BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
 
@@ -219,14 +221,20 @@ def in_full(where: Path) -> str:
     return "\n".join(markdown(facts | {key: defended[key] for key in ("equal_seconds", "equal_passes")}))
 
 
+def earlier(where: Path, heading: str) -> list[str]:
+    """The same tables of runs that newer ones have replaced, and their previews where they were taken."""
+    tables = [f"### {heading}", summary(where), paired(where), in_full(where)]
+    if (seeds("anchor", where)[0] / PREVIEW).exists():
+        tables += [f"### {heading}: AutoAttack's gradient attacks on more images", previews(where)]
+    return tables
+
+
 def told() -> list[str]:
     """What this folder's README says of the files."""
-    first = HERE / FIRST
     return [
         *(summary(HERE), paired(HERE), in_full(HERE)),
         *("### The search for settings", search.table()),
-        *("### Before the search", summary(first), paired(first), in_full(first)),
-        *("### Before the search: AutoAttack's gradient attacks on more images", previews(first)),
+        *(part for folder, heading in EARLIER.items() for part in earlier(HERE / folder, heading)),
         *("### Tries", tries()),
         *("### AutoAttack beside its authors' package", agreement.table()),
     ]
@@ -255,7 +263,7 @@ def measured(folder: Path) -> str:
 def promising(recipe: Path) -> str:
     """The recipe with its header's cost as its settings, and its measured line as the result files, have it."""
     lines = recipe.read_text(encoding="utf-8").splitlines()
-    evaluated = [where / recipe.stem for where in (HERE, HERE / FIRST)]
+    evaluated = [where / recipe.stem for where in (HERE, *(HERE / each for each in EARLIER))]
     evaluated = [folder for folder in evaluated if (folder / runs.EVALUATION).exists()]
     told = {
         "# Cost": f"# Cost: {settle(str(recipe)).cost()}.",
