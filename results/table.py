@@ -218,7 +218,9 @@ def in_full(where: Path) -> str:
         comparison([folder for method in ordered if method not in without for folder in seeds(method, where)])
         for without in ((), ("standard",))
     )
-    return "\n".join(markdown(facts | {key: defended[key] for key in ("equal_seconds", "equal_passes")}))
+    return "\n".join(
+        markdown(facts | {key: defended[key] for key in ("equal_epochs", "equal_seconds", "equal_passes")})
+    )
 
 
 def earlier(where: Path, heading: str) -> list[str]:
@@ -260,11 +262,16 @@ def measured(folder: Path) -> str:
     return f"# Measured (seed 0, {record['data']['images']:,} test images, eps {eps:g}): {numbers}; {where}."
 
 
+def same(folder: Path, recipe: Path) -> bool:
+    """Whether the run is of the recipe as it is today."""
+    return settle(str(folder / runs.RECIPE)) == settle(str(recipe))
+
+
 def promising(recipe: Path) -> str:
     """The recipe with its header's cost as its settings, and its measured line as the result files, have it."""
     lines = recipe.read_text(encoding="utf-8").splitlines()
-    evaluated = [where / recipe.stem for where in (HERE, *(HERE / each for each in EARLIER))]
-    evaluated = [folder for folder in evaluated if (folder / runs.EVALUATION).exists()]
+    folders = [where / recipe.stem for where in (HERE, *(HERE / each for each in EARLIER))]
+    evaluated = [folder for folder in folders if (folder / runs.EVALUATION).exists() and same(folder, recipe)]
     told = {
         "# Cost": f"# Cost: {settle(str(recipe)).cost()}.",
         "# Measured": measured(evaluated[0]) if evaluated else "# Measured: not yet.",

@@ -4,11 +4,13 @@ import errno
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import anchor_robust
 from anchor_robust import checkpoint, runs
+from anchor_robust.cli import main
 from anchor_robust.errors import Refusal
 from anchor_robust.models import Classifier, LogitsOnly, backbone
 
@@ -224,6 +226,21 @@ def test_shipped_weights_load_by_their_name_and_are_small() -> None:
         assert path.with_suffix(".md").read_text(encoding="utf-8").startswith("# ")
         logits = anchor_robust.load(name)(torch.rand(2, 3, 32, 32))
         assert logits.shape == (2, 10)
+
+
+def test_shipped_weights_are_evaluated_by_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
+    classes = np.array(checkpoint.load_with_header("cifar10-resnet8-anchor")[1]["classes"])
+    np.savez("pictures.npz", x=pixels, y=np.arange(20) % 10, classes=classes)
+    words = ("--data", "pictures.npz", "--out", "record.json", "--quiet")
+    assert main(["evaluate", "cifar10-resnet8-anchor", *words]) == 0
+    record = runs.read_json(tmp_path / "record.json")
+    assert [result["attack"] for result in record["results"]] == ["clean", "pgd20"]
+    with torch.no_grad():
+        logits = anchor_robust.load("cifar10-resnet8-anchor")(torch.tensor(pixels).permute(0, 3, 1, 2) / 255)
+    rightly = (logits.argmax(1) == torch.arange(20) % 10).double().mean().item()
+    assert record["results"][0]["accuracy"] == pytest.approx(rightly)
 
 
 def test_a_directory_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

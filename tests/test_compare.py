@@ -284,6 +284,32 @@ def test_equal_wall_clock_takes_the_machine_that_all_were_trained_on(tmp_path: P
     assert [each["by_then"] for each in equal["accuracies"]] == [[0.35], [0.3, 0.4]]
 
 
+def test_a_method_trained_elsewhere_does_not_forbid_the_comparison_of_others(tmp_path: Path) -> None:
+    paths = [
+        write_run(tmp_path / "a", name="away", device="elsewhere"),
+        write_run(tmp_path / "b", name="anchor", log=((4.0, 0.2), (8.0, 0.35))),
+        write_run(tmp_path / "c", name="mart", log=((6.0, 0.3), (12.0, 0.5))),
+    ]
+    equal = comparison([paths[1], paths[0], paths[2]])["equal_seconds"]
+    assert (equal["budget"], equal["left_out"]) == (8.0, ["away"])
+    assert [each["method"] for each in equal["accuracies"]] == ["anchor", "mart"]
+    assert "Not trained there, and left out: away." in "\n".join(markdown(comparison(paths[1:] + paths[:1])))
+    assert "why_not" in comparison(paths)["equal_seconds"], "the first method is alone on its machine"
+
+
+def test_equal_epochs(tmp_path: Path) -> None:
+    """A training of three epochs beside one of two is cut off after the second."""
+    two, three = ((5.0, 0.2), (10.0, 0.4)), ((5.0, 0.1), (10.0, 0.3), (15.0, 0.5))
+    paths = [write_run(tmp_path / "a", "pgd-at", log=two), write_run(tmp_path / "b", "anchor", log=three)]
+    facts = comparison(paths)
+    assert facts["equal_epochs"]["budget"] == 2
+    assert [each["by_then"] for each in facts["equal_epochs"]["accuracies"]] == [[0.4], [0.3]]
+    assert "within 2 epochs" in "\n".join(markdown(facts))
+    alike = comparison([paths[0], write_run(tmp_path / "c", "mart", log=two)])
+    assert alike["equal_epochs"] == {"all": 2}
+    assert "All were trained for 2 epochs: every accuracy above" in "\n".join(markdown(alike))
+
+
 def test_equal_passes_know_no_hardware(tmp_path: Path) -> None:
     """7 steps of 10 images an epoch, 6 passes for the one method and 7 for the other, which then has two epochs."""
     log = ((5.0, 0.2), (10.0, 0.4), (15.0, 0.5))

@@ -117,40 +117,48 @@ def normed(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
     return F.batch_norm(x, mean, variance, state[f"{name}.weight"], state[f"{name}.bias"])
 
 
-def by_hand_resnet18(state: dict[str, Tensor], x: Tensor) -> Tensor:
+def by_hand_resnet18(state: dict[str, Tensor], x: Tensor, activated: Callable[[Tensor], Tensor] = F.relu) -> Tensor:
     """He et al., arXiv 1512.03385, from the weights alone."""
-    x = F.relu(normed(state, "bn1", F.conv2d(x, state["conv1.weight"], padding=1)))
+    x = activated(normed(state, "bn1", F.conv2d(x, state["conv1.weight"], padding=1)))
     for stage in (1, 2, 3, 4):
         for block in (0, 1):
             at, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
-            out = F.relu(normed(state, f"{at}.bn1", F.conv2d(x, state[f"{at}.conv1.weight"], None, stride, 1)))
+            out = activated(normed(state, f"{at}.bn1", F.conv2d(x, state[f"{at}.conv1.weight"], None, stride, 1)))
             out = normed(state, f"{at}.bn2", F.conv2d(out, state[f"{at}.conv2.weight"], padding=1))
             if stride == 2:
                 x = normed(state, f"{at}.shortcut.1", F.conv2d(x, state[f"{at}.shortcut.0.weight"], stride=2))
-            x = F.relu(out + x)
+            x = activated(out + x)
     return F.linear(x.mean((2, 3)), state["linear.weight"], state["linear.bias"])
 
 
-def by_hand_preact(state: dict[str, Tensor], x: Tensor) -> Tensor:
+def by_hand_preact(state: dict[str, Tensor], x: Tensor, activated: Callable[[Tensor], Tensor] = F.relu) -> Tensor:
     """He et al., arXiv 1603.05027: activation first, and shared with a shortcut that changes the shape."""
     x = F.conv2d(x, state["conv1.weight"], padding=1)
     for stage in (1, 2, 3, 4):
         for block in (0, 1):
             at, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
-            active = F.relu(normed(state, f"{at}.bn1", x))
+            active = activated(normed(state, f"{at}.bn1", x))
             out = F.conv2d(active, state[f"{at}.conv1.weight"], None, stride, 1)
-            out = F.conv2d(F.relu(normed(state, f"{at}.bn2", out)), state[f"{at}.conv2.weight"], padding=1)
+            out = F.conv2d(activated(normed(state, f"{at}.bn2", out)), state[f"{at}.conv2.weight"], padding=1)
             x = out + (F.conv2d(active, state[f"{at}.shortcut.0.weight"], stride=2) if stride == 2 else x)
-    x = F.relu(normed(state, "bn", x)).mean((2, 3))
+    x = activated(normed(state, "bn", x)).mean((2, 3))
     return F.linear(x, state["linear.weight"], state["linear.bias"])
 
 
 @pytest.mark.parametrize(
     "make, by_hand", ((resnet18, by_hand_resnet18), (preact_resnet18, by_hand_preact)), ids=("resnet18", "preact")
 )
-def test_networks_compute_what_their_papers_say(make: Callable[..., nn.Module], by_hand: Callable[..., Tensor]) -> None:
-    network, x = shaken(make(width=4)).eval(), pictures()
-    torch.testing.assert_close(network(x), by_hand(network.state_dict(), x), rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize(
+    "activation, activated", (("relu", lambda x: x * (x > 0)), ("silu", lambda x: x / (1 + torch.exp(-x))))
+)
+def test_networks_compute_what_their_papers_say(
+    make: Callable[..., nn.Module],
+    by_hand: Callable[..., Tensor],
+    activation: str,
+    activated: Callable[[Tensor], Tensor],
+) -> None:
+    network, x = shaken(make(width=4, activation=activation)).eval(), pictures()
+    torch.testing.assert_close(network(x), by_hand(network.state_dict(), x, activated), rtol=1e-4, atol=1e-4)
 
 
 # --- classifier ------------------------------------------------------------------------------------------------------

@@ -428,6 +428,22 @@ def test_label_smoothing_mixes_the_target_with_all_classes(smoothing: float) -> 
     torch.testing.assert_close(Stub(smoothing).learner.cross_entropy(logits, y), expected)
 
 
+@pytest.mark.parametrize("mixed", (False, True))
+@pytest.mark.parametrize("smoothing", (0.0, 0.3))
+def test_what_is_expected_of_a_loss_per_class_is_its_mean_over_the_smoothed_target(
+    smoothing: float, mixed: bool
+) -> None:
+    losses, y = torch.randn(6, 4, generator=seeded(), dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0, 1])
+    targets = torch.rand(6, 4, generator=seeded(1), dtype=torch.float64).softmax(1) if mixed else None
+    total = 0.0
+    for image in range(6):
+        for label in range(4):
+            share = float(y[image] == label) if targets is None else targets[image, label].item()
+            total += ((1 - smoothing) * share + smoothing / 4) * losses[image, label].item() / 6
+    learner = dataclasses.replace(Stub(smoothing).learner, targets=targets)
+    assert learner.expected(losses, y).item() == pytest.approx(total)
+
+
 def test_cross_entropy_is_taken_in_at_least_float32() -> None:
     logits, y = torch.randn(6, 4, generator=seeded()), torch.tensor([0, 1, 2, 3, 0, 1])
     learner = Stub().learner
@@ -528,7 +544,7 @@ def test_fast_at_takes_one_step_until_that_no_longer_suffices() -> None:
         """Harmless in one step, and an image of another class in more."""
 
         def search(self, model: Any, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-            return x if self.steps == 1 else x.roll(1, 0)
+            return x if self.steps == 1 else x.roll(1, 1)
 
     x, y = torch.eye(3).repeat(2, 1), torch.arange(3).repeat(2)
     stub = Stub()
@@ -541,7 +557,8 @@ def test_fast_at_takes_one_step_until_that_no_longer_suffices() -> None:
     )
     guarded = method(guard=0.5)(learner, x, y, seeded())
     assert guarded.parts["guarded"] == 1
-    torch.testing.assert_close(guarded.logits, 9 * x.roll(1, 0))
+    torch.testing.assert_close(guarded.logits, 9 * x.roll(1, 1))
+    assert method(guard=0.001)(learner, x, y, seeded()).parts["guarded"] == 1, "one image is looked at in any case"
     for unguarded in (method(guard=0.0), method(guard=0.5, gap=1.0)):
         outcome = unguarded(learner, x, y, seeded())
         assert outcome.parts["guarded"] == 0
@@ -616,6 +633,26 @@ def test_the_attack_on_the_joint_loss_raises_it_further_than_the_plain_one(bf16:
         clean, attacked = bench.learner.net.embed(x)[1], bench.learner.net.embed(adversarial)[1]
         raised[weight] = bench.objective.contrastive((clean, attacked), bench.y, 0.0).item()
     assert raised[3.0] > raised[0.0]
+
+
+def test_the_attack_on_the_joint_loss_climbs_both_of_its_parts() -> None:
+    """One step from the image, against the gradient that is written down here."""
+    bench = Bench(Anchor(attack_contrast=0.7, views=("clean", "adversarial")))
+    attack = PGD(BALL, steps=1, step_size=0.01, start="none")
+    bench.learner, net = dataclasses.replace(bench.learner, attack=attack), bench.learner.net
+    clean = net.embed(bench.x)[1]
+
+    def moved(weight: float) -> Tensor:
+        x = bench.x.clone().requires_grad_()
+        logits, embedding = net.embed(x)
+        contrast = bench.objective.contrastive((clean, embedding), bench.y, 0.0)
+        loss = F.cross_entropy(logits, bench.y, reduction="sum") + weight * IMAGES * contrast
+        return BALL.project(bench.x + 0.01 * torch.autograd.grad(loss, x)[0].sign(), bench.x)
+
+    adversarial = bench.objective.attacked(bench.learner, bench.x, bench.y, seeded())
+    alike = [(adversarial == moved(weight)).double().mean().item() for weight in (0.7, 0.0, 1e9)]
+    assert alike[0] > 0.999, "up to signs of gradients that are next to nothing"
+    assert max(alike[1:]) < 0.98, "neither part alone"
 
 
 @pytest.mark.parametrize("name", MEMBERS)

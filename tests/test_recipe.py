@@ -1,5 +1,6 @@
 """Recipes settle, read back as themselves, explain every setting, and say which setting is wrong and what is meant."""
 
+import dataclasses
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,23 @@ def test_a_recipe_makes_a_promise_with_its_command(name: str) -> None:
     assert lines[0].endswith((".", ";", ":"))
     assert any(line.startswith(f"anchor train {name}") for line in lines)
     assert not any(line.startswith("#") for line in lines)
+    assert f"Cost: {settle(name).cost()}." in lines
+
+
+@pytest.mark.parametrize("name", [name for name in built_in() if "-resnet8-" in name])
+def test_the_recipes_of_the_table_differ_in_their_method_alone(name: str) -> None:
+    """All see the same images as often, with the same network."""
+    recipe, anchor = settle(name), settle("cifar10-resnet8-anchor")
+    assert (recipe.data, recipe.model, recipe.threat) == (anchor.data, anchor.model, anchor.threat)
+    assert recipe.optimise.epochs == anchor.optimise.epochs
+
+
+def test_recipes_that_are_named_variants_of_anchor_are_that() -> None:
+    assert settle("cifar10-resnet8-supcon-at").objective.hardness == 0
+    two_view, anchor = (settle(f"cifar10-resnet8-{name}") for name in ("two-view", "anchor"))
+    same = dataclasses.replace(two_view.objective, contrast=anchor.objective.contrast, hardness=2.0)
+    assert (two_view.objective.contrast, same) == (0, anchor.objective)
+    assert (two_view.attack, two_view.optimise) == (anchor.attack, anchor.optimise)
 
 
 def test_the_promise_is_the_leading_comment_alone() -> None:
@@ -86,7 +104,8 @@ def test_the_promise_is_the_leading_comment_alone() -> None:
 def test_there_are_the_recipes_that_the_quickstart_and_the_table_need() -> None:
     objectives_ = ("standard", "pgd-at", "anchor")
     needed = {f"{size}-{objective}" for size in ("digits", "cifar10-resnet8") for objective in objectives_}
-    assert needed | {"cifar10-resnet18-pgd-at", "cifar10-resnet18-anchor"} <= built_in().keys()
+    large = {f"cifar10-resnet18-{name}" for name in ("pgd-at", "anchor", "anchor-max")}
+    assert needed | large <= built_in().keys()
 
 
 # --- explained -------------------------------------------------------------------------------------------------------
@@ -488,10 +507,11 @@ def test_bad_strengtheners_are_refused_by_name(setting: str) -> None:
         ("trades", (), 7),
         ("anchor", (), 7),
         ("anchor", ("--optimise.awp=0.01",), 9),
+        ("anchor", ("--optimise.awp=0.01", "--optimise.awp_from=0.25"), 8.5),
         ("anchor", ("--objective.views=[adversarial]",), 6),
     ),
 )
-def test_the_cost_counts_the_passes_of_an_image(method: str, overrides: tuple[str, ...], passes: int) -> None:
+def test_the_cost_counts_the_passes_of_an_image(method: str, overrides: tuple[str, ...], passes: float) -> None:
     settings = (f"--objective.name={method}", "--attack.steps=5", "--optimise.epochs=3", *overrides)
     recipe = settle("digits-pgd-at", settings)
-    assert recipe.cost().startswith(f"{passes} x 3 = {3 * passes} forward-and-backward passes")
+    assert recipe.cost().startswith(f"{passes:g} x 3 = {3 * passes:g} forward-and-backward passes")

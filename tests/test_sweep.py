@@ -387,6 +387,37 @@ def test_a_search_by_hand_goes_on_where_it_was(tmp_path: Path, monkeypatch: pyte
     assert [run["run"] for run in record_of(out)["runs"]] == after, "what stopped the command took nothing away"
 
 
+def test_a_search_forgets_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not where it is stopped before it has come to all of them again, and not where its range has changed."""
+    out, trained = tmp_path / "sweep", engine.trained
+
+    def searching(tries: int, to: int = 1) -> int:
+        over = ("--over", f"optimise.lr=log:0.01..{to}")
+        return main(
+            ["sweep", "digits-standard", *over, "--seeds", "1", "--tries", str(tries), "--out", str(out), *SMALL]
+        )
+
+    def stopped(*given: Any) -> dict[str, Any]:
+        visits.append(given)
+        if len(visits) == 2:
+            raise KeyboardInterrupt
+        return trained(*given)
+
+    assert searching(3) == 0
+    before = {run["run"] for run in record_of(out)["runs"]}
+    visits: list[Any] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "trained", stopped)
+        assert searching(5) == 130
+    assert {run["run"] for run in record_of(out)["runs"]} == before
+    assert searching(1, to=2) == 0
+    wider = {run["run"] for run in record_of(out)["runs"]}
+    assert before < wider
+    shutil.rmtree(out / min(before))
+    assert searching(1, to=2) == 0
+    assert {run["run"] for run in record_of(out)["runs"]} == wider - {min(before)}, "what is gone is not claimed"
+
+
 def test_a_search_without_optuna_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

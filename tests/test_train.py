@@ -184,7 +184,16 @@ STRENGTHENERS = {
     "cutmix": ("--data.mix=cutmix",),
     "label smoothing": ("--optimise.label_smoothing=0.1",),
     "silu": ("--model.activation=silu",),
-    "bf16": ("--optimise.precision=bf16", "--optimise.awp=0.01", "--data.mix=cutmix", "--attack.ramp=0.5"),
+    "bf16, the first half": (
+        "--optimise.precision=bf16",
+        "--optimise.awp=0.01",
+        "--data.mix=cutmix",
+        "--attack.ramp=0.5",
+    ),
+    "bf16, the other half": (
+        *("--optimise.precision=bf16", "--data.mix=mixup", "--optimise.label_smoothing=0.1"),
+        *("--model.activation=silu", "--optimise.ema=0.9", "--optimise.ema_from=0.5"),
+    ),
 }
 
 
@@ -201,6 +210,60 @@ def test_every_method_takes_every_strengthener(method: str, strengthener: str, t
     assert all(torch.isfinite(value) for value in reported.values())
     moved = [name for name, tensor in training.network.state_dict().items() if not torch.equal(tensor, before[name])]
     assert {"backbone.conv1.weight", "backbone.linear.weight", "backbone.bn1.running_mean"} <= set(moved)
+
+
+def test_what_changes_on_the_way_reaches_the_learner(tmp_path: Path) -> None:
+    recipe = small("anchor", "--attack.ramp=0.5", "--optimise.label_smoothing=0.1", "--data.mix=mixup")
+    training = train.build(recipe, data.load("digits", "train"), tmp_path)
+    for number, share in ((0, 0.2), (2, 0.6), (4, 1.0), (9, 1.0)):
+        learner, _, y = train.update.batch(training, torch.arange(128), number, 10)
+        assert learner.progress == pytest.approx((number + 1) / 10)
+        assert learner.attack.ball.eps == pytest.approx(share * recipe.threat.eps)
+        assert learner.attack.step_size == pytest.approx(share * recipe.attack.step_size)
+        assert learner.label_smoothing == 0.1
+        assert learner.targets is not None
+        torch.testing.assert_close(learner.targets.sum(1), torch.ones(128))
+        assert torch.equal(learner.targets.argmax(1), y)
+        assert ((learner.targets > 0).sum(1) == 2).any()
+
+
+def test_the_loss_of_a_step_is_that_of_the_learner_at_its_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `batch` has prepared is what the objective sees."""
+    seen = []
+    monkeypatch.setattr(train.update, "outcome_of", lambda objective, *given: seen.append(given) or 1 / 0)
+    training = train.build(
+        small("anchor", "--attack.ramp=0.5", "--data.mix=mixup"), data.load("digits", "train"), tmp_path
+    )
+    with pytest.raises(ZeroDivisionError):
+        train.update.step(training, 2, 10, torch.arange(128))
+    ((learner, x, y, _),) = seen
+    assert (learner.progress, learner.targets.shape, len(x), len(y)) == (0.3, (128, 10), 128, 128)
+    assert learner.attack.ball.eps == pytest.approx(0.6 * training.recipe.threat.eps)
+
+
+def test_weights_are_perturbed_from_where_the_recipe_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = train.build(
+        small("pgd-at", "--optimise.awp=0.05", "--optimise.awp_from=0.5"), data.load("digits", "train"), tmp_path
+    )
+    descend, numbers = train.update.descend, []
+    monkeypatch.setattr(train.update, "descend", lambda *given: numbers.append(given[-1]) or descend(*given))
+    for number in range(4):
+        train.update.step(training, number, 4, torch.arange(128))
+    assert numbers == [0, 1, 2, 2, 3, 3]
+
+
+def test_the_average_begins_where_the_recipe_says(tmp_path: Path) -> None:
+    training = train.build(
+        small("pgd-at", "--optimise.ema=0.9", "--optimise.ema_from=0.5"), data.load("digits", "train"), tmp_path
+    )
+    same = []
+    for number in range(4):
+        train.update.step(training, number, 4, torch.arange(128))
+        weights = [each.state_dict()["backbone.conv1.weight"] for each in (training.network, training.average.network)]
+        same.append(torch.equal(*weights))
+    assert same == [True, True, False, False]
 
 
 def test_images_are_mixed_after_their_crop_and_cut_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

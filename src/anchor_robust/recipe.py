@@ -151,8 +151,12 @@ class Recipe:
         return told
 
     def passes(self) -> float:
-        """Forward-and-backward passes that a step costs for each image, those of the attack included."""
-        perturbing = self.objective.passes(0) if self.optimise.awp else 0
+        """Forward-and-backward passes that a step costs for each image, those of the attack included, on average.
+
+        What a guard of Fast-AT adds where training begins to collapse is not foreseen, and the second forward pass that
+        micro-batches take is not counted.
+        """
+        perturbing = self.objective.passes(0) * (1 - self.optimise.awp_from) if self.optimise.awp else 0
         return self.objective.passes(self.attack.steps) + perturbing
 
     def cost(self) -> str:

@@ -5,6 +5,7 @@ loses every answer to a longer one. The guard is ours: it looks for that in ever
 attacks a batch thoroughly where it finds it. The authors look once an epoch, and stop the training.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -21,7 +22,8 @@ class FastAdversarialTraining(Objective):
 
     Attributes:
         step: Length of the one step, in eps.
-        guard: Share of the batch on which the recipe's own attack is compared with the one step; 0 does not look.
+        guard: Share of the batch, at least one image, on which the recipe's own attack is compared with the one step; 0
+            does not look.
         gap: Largest share of that slice that may hold the one step and fall to the recipe's attack; above it the whole
             batch is attacked by the latter.
     """
@@ -48,7 +50,7 @@ class FastAdversarialTraining(Objective):
         one_step = replace(learner.attack, steps=1, step_size=self.step * learner.attack.ball.eps)
         adversarial = learner.attacked(clean, y, generator, one_step)
         overfitted = torch.zeros((), device=x.device)
-        few = round(self.guard * len(x))
+        few = math.ceil(self.guard * len(x))
         if few:
             thorough = learner.attacked(clean[:few], y[:few], generator)
             with torch.no_grad():

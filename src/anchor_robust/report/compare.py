@@ -31,6 +31,7 @@ def comparison(paths: Sequence[Path], evaluation: str = EVALUATION) -> Facts:
         "methods": [about(method) for method in methods],
         "results": results(methods),
         "cost": [cost(method) for method in methods],
+        "equal_epochs": equal_epochs(methods),
         "equal_seconds": equal_seconds(methods),
         "equal_passes": equal_passes(methods),
     }
@@ -123,21 +124,32 @@ def cost(method: Method) -> Facts:
     }
 
 
+def equal_epochs(methods: Sequence[Method]) -> Facts:
+    """What was reached in the epochs of the shortest training, or how many epochs all have had."""
+    epochs = {run.metrics[-1]["epoch"] for method in methods for run in method.runs.values()}
+    return {"all": epochs.pop()} if len(epochs) == 1 else equal(methods, lambda run, line: line["epoch"])
+
+
 def equal_seconds(methods: Sequence[Method]) -> Facts:
     """What was reached in the seconds of training that the cheapest method took.
 
-    Over the runs on the one machine on which all methods were trained, that with the most of them if there are several.
+    Over the runs on one machine: that on which most methods were trained, the first among them, and most runs. Methods
+    without a run there are `left_out`.
     """
-    on = [run.hardware for method in methods for run in method.runs.values()]
-    shared = set.intersection(*({run.hardware for run in method.runs.values()} for method in methods))
-    if not shared:
+    trained_on = {run.hardware for run in methods[0].runs.values()}
+    here, hardware = max(
+        (([on(method, hardware) for method in methods], hardware) for hardware in sorted(trained_on)),
+        key=lambda each: (sum(bool(method.runs) for method in each[0]), sum(len(method.runs) for method in each[0])),
+    )
+    alike = [method for method in here if method.runs]
+    if len(alike) == 1 < len(methods):
         return {"why_not": "the methods were not trained on the same hardware"}
-    hardware = max(sorted(shared), key=on.count)
-    alike = [
-        replace(method, runs={seed: run for seed, run in method.runs.items() if run.hardware == hardware})
-        for method in methods
-    ]
-    return equal(alike, lambda run, line: line["seconds"]) | {"hardware": hardware}
+    left_out = [method.label for method in here if not method.runs]
+    return equal(alike, lambda run, line: line["seconds"]) | {"hardware": hardware, "left_out": left_out}
+
+
+def on(method: Method, hardware: str) -> Method:
+    return replace(method, runs={seed: run for seed, run in method.runs.items() if run.hardware == hardware})
 
 
 def equal_passes(methods: Sequence[Method]) -> Facts:

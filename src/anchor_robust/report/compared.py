@@ -93,15 +93,19 @@ def cost(facts: Facts) -> Sheet:
 
 
 def equal(facts: Facts) -> list[Sheet]:
-    """What was reached at the cost of the cheapest method, in time and in passes."""
-    seconds, passes = facts["equal_seconds"], facts["equal_passes"]
+    """What was reached at the cost of the cheapest method, in epochs, in time and in passes."""
+    epochs, seconds, passes = facts["equal_epochs"], facts["equal_seconds"], facts["equal_passes"]
     return [
+        reached("epochs", epochs, f"within {epochs.get('budget', 0)} epochs"),
         reached("wall-clock", seconds, f"within {seconds.get('budget', 0):.0f} s"),
         reached("passes", passes, f"within {passes.get('budget', 0):,.0f} passes"),
     ]
 
 
 def reached(what: str, facts: Facts, budget: str) -> Sheet:
+    if "all" in facts:
+        told = f"All were trained for {facts['all']} {what}: every accuracy above is at equal {what}."
+        return Sheet(f"At equal {what}", ["method"], [], [told])
     if "why_not" in facts:
         return Sheet(f"At equal {what}", ["method"], [], [f"No comparison at equal {what}: {facts['why_not']}."])
     rows = [
@@ -117,4 +121,6 @@ def reached(what: str, facts: Facts, budget: str) -> Sheet:
         "in all. A costlier method is cut off in the middle of its learning rate schedule."
     )
     note += f" Of the runs on {facts['hardware']}." if "hardware" in facts else ""
+    if facts.get("left_out"):
+        note += f" Not trained there, and left out: {', '.join(facts['left_out'])}."
     return Sheet(f"At equal {what}: validation robust accuracy %", ["method", budget, "in all"], rows, [note])

@@ -37,7 +37,9 @@ class Planned:
 class Sweep:
     """What was asked, and in `found` what came of each run by its name.
 
-    `identity` tells one sweep from another: values, seeds and tries may grow from one command to the next.
+    `identity` tells one sweep from another: values, seeds and tries may grow from one command to the next. A search
+    comes only by and by to what it did before, and not at all where its ranges have changed: the record keeps it from
+    `before`.
     """
 
     source: str
@@ -49,6 +51,7 @@ class Sweep:
     identity: dict[str, Any]
     selects_on: str
     found: dict[str, dict[str, Any]] = field(default_factory=dict)
+    before: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def planned(self, point: Point) -> list[Planned]:
         """The runs of one combination: one a seed."""
@@ -75,14 +78,17 @@ class Sweep:
         failed = any("failed" in run for run in found)
         return None if failed else mean(run[f"validation_{self.selects_on}"] for run in found)
 
+    def known(self) -> list[dict[str, Any]]:
+        return list((self.before | self.found).values())
+
     def write(self) -> dict[str, Any]:
         """Put all that is known by now into sweep.json and sweep.md."""
         record = {
             "schema": SCHEMA,
             **self.identity,
             "selects_on": self.selects_on,
-            "combinations": ranked(list(self.found.values()), self.selects_on),
-            "runs": list(self.found.values()),
+            "combinations": ranked(self.known(), self.selects_on),
+            "runs": self.known(),
         }
         runs.write_json(self.out / RECORD, record)
         runs.write_text(self.out / TABLE, "\n".join(sheet(record).markdown()) + "\n")
@@ -128,10 +134,11 @@ def sweep(
     with runs.alone(asked.out):
         if tries is None:
             asked.take_stock(points)
+        else:
+            asked.before = recorded(asked.out)
         count, kind = (len(points), "combinations") if tries is None else (tries, "tries")
         display.line(f"{asked.out}: {count} {kind} x {seeds} seeds = {count * seeds} runs")
-        if tries is None or not (asked.out / RECORD).exists():
-            asked.write()  # a search visits again what it has done, and has a record meanwhile
+        asked.write()
         try:
             if tries is None:
                 for point in points:
@@ -140,7 +147,7 @@ def sweep(
                 axes.search(swept, whole_numbers(swept, recipes[0]), tries, asked.visit)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"stopped after {len(asked.found)} runs; the same anchor sweep command goes on"
+                f"stopped after {len(asked.known())} runs; the same anchor sweep command goes on"
             ) from None
         return asked.write(), asked.out
 
@@ -191,6 +198,12 @@ def claim(out: Path, identity: dict[str, Any]) -> None:
             raise Refusal(
                 f"{out} holds another sweep ({key}: {held.get(key)}, not {value}); name a new directory with --out"
             )
+
+
+def recorded(out: Path) -> dict[str, dict[str, Any]]:
+    """The finished runs of a search's record whose directories are still there."""
+    held = runs.read_json(out / RECORD)["runs"] if (out / RECORD).exists() else []
+    return {run["run"]: run for run in held if "failed" not in run and (out / run["run"] / runs.METRICS).exists()}
 
 
 def check_same(run: Path, recipe: Recipe) -> None:
