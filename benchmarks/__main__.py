@@ -31,6 +31,7 @@ SUITE = {
     "breakdown-resnet18-128": "breakdown.py --model resnet18 --batch 128 --steps 10",
     "breakdown-resnet8-256": "breakdown.py --model resnet8 --batch 256 --steps 10",
     "cost-resnet8": "cost.py --model resnet8 --batch 128 --steps 5",
+    "step_memory-resnet8": "step_memory.py --model resnet8",
     "contrastive_loss": "contrastive_loss.py",
     "estimate": "estimate.py",
 }

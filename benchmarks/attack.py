@@ -71,7 +71,7 @@ def measured(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         timings = alternated(timed, given.rounds, device, warm_ups=2)
     found = compared({"plain": timings["plain"], "anchor": timings[ways[-1].name]}, given.batch)
     return found | {
-        "compile_s": compiling,
+        **compiling,
         "precision": str(trained.search.dtype).removeprefix("torch."),
         "flops_per_image": needed,
         "limits": asdict(limits),

@@ -81,7 +81,7 @@ def measured(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     whole = sum(totals) / given.steps
     parts["losses and the rest"] = whole - sum(parts.values())
     return {
-        "compile_s": compiling,
+        **compiling,
         "step": summary(totals),
         "parts": [{"part": name, "s": seconds, "share": seconds / whole} for name, seconds in parts.items()],
         "operations": operations,

@@ -15,20 +15,19 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import memory
 from anchor_robust.losses.blockwise import ENTRIES, BlockwiseLoss
 from anchor_robust.losses.contrastive import AT_ONCE, at_once
 from timing import alternated, device_of, parser, record, write
 
 WAYS: dict[str, Callable[..., Tensor]] = {"plain": at_once, "anchor": BlockwiseLoss.apply}
 PLAIN_BYTES = 30  # for each of the m^2 pairs at the peak; measured at 4,096: 23, with mining 27
-MIB = 2**20
 
 
 def inputs(m: int, asked: argparse.Namespace) -> tuple[Tensor, Tensor]:
@@ -43,28 +42,12 @@ def once(way: str, z: Tensor, labels: Tensor, asked: argparse.Namespace) -> tupl
     return loss.item(), gradient
 
 
-def peak_mib(way: str, m: int, asked: argparse.Namespace) -> float | None:
+def peak_of(way: str, m: int, asked: argparse.Namespace) -> float | None:
     """What one call takes beyond its inputs and the program, at most; None where the system does not tell."""
     torch.set_num_threads(asked.threads)
     once(way, *inputs(64, asked), asked)  # libraries load what they need
     z, labels = inputs(m, asked)
-    if asked.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        once(way, z, labels, asked)
-        return (torch.cuda.max_memory_allocated() - before) / MIB
-    if sys.platform != "linux":
-        return None
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-    before = resident("VmRSS")
-    once(way, z, labels, asked)
-    return resident("VmHWM") - before
-
-
-def resident(which: str) -> float:
-    """Resident memory of this process in MiB, now (VmRSS) or at its peak (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{which}:")) / 1024
+    return memory.peak_mib(lambda: once(way, z, labels, asked), torch.device(asked.device))
 
 
 def fits(m: int, asked: argparse.Namespace) -> bool:
@@ -86,7 +69,7 @@ def measured(m: int, asked: argparse.Namespace, device: torch.device) -> dict[st
         found[f"{way}_seconds"] = {"median": timing["median_s"], "quartiles": timing["quartiles_s"]}
         # A fresh process, as freed memory stays with an old one.
         with multiprocessing.get_context("spawn").Pool(1) as fresh:
-            found[f"{way}_peak_mib"] = fresh.apply(peak_mib, (way, m, asked))
+            found[f"{way}_peak_mib"] = fresh.apply(peak_of, (way, m, asked))
     if "plain" in ways:
         found["ratio"] = found["plain_seconds"]["median"] / found["anchor_seconds"]["median"]
         (plain, plain_gradient), (ours, gradient) = (once(way, z, labels, asked) for way in ways)

@@ -2,9 +2,9 @@
 
     PYTHONPATH=src python benchmarks/gpu.py --minutes 25 --data-dir DIR --run RUN --json FILE
 
-Nobody needs to watch: a part that fails is noted and the next one begins, FILE is written anew after every part, and
-the same command goes on where a kill left it, with the training too. Works on a processor as well; --toy only tries
-it out.
+Nobody needs to watch: what cannot be trained is refused before anything is measured, a part that fails is noted and
+the next one begins, none begins in the second half of the time, FILE is written anew after every part, and the same
+command goes on where a kill left it, with the training too. Works on a processor as well; --toy only tries it out.
 
 It needs no network and no installed package, only `src` on PYTHONPATH and torch 2.6 or newer with numpy, scipy,
 scikit-learn, pyyaml, rich, safetensors and pillow. Where one of the others is missing, bring its wheel, all of them
@@ -14,6 +14,7 @@ on a processor.
 """
 
 import argparse
+import gc
 import json
 import signal
 import subprocess
@@ -34,13 +35,14 @@ import evaluation
 import machine
 import plain
 import train_step
-from anchor_robust import runs
-from anchor_robust.errors import one_line
+from anchor_robust import data, runs
+from anchor_robust.errors import Refusal, one_line
 from anchor_robust.losses import hard_supcon
+from anchor_robust.recipe import settle
 from timing import alternated, compared, device_of, parser, record, write
 
 SHARED = {"images": 50_000, "attack_steps": 10, "views": 2, "workers": 8, "compile": "auto", "precision": "auto"}
-STEPS = [
+FIRST, *OTHERS = [
     SHARED | {"model": model, "batch": batch, "steps": 20}
     for model, batch in (("resnet18", 128), ("resnet18", 256), ("resnet18", 512), ("resnet8", 256))
 ]
@@ -48,7 +50,10 @@ ATTACKS = [SHARED | {"model": "resnet18", "batch": 256, "rounds": 20}]
 EVALUATIONS = [{"run": None, "model": "resnet18", "images": 2000, "batch": 500, "rounds": 5}]
 EMBEDDINGS = (512, 1024, 4096, 16384, 65536)
 WHOLE_MATRIX = 20_000  # embeddings; beyond, the plain loss holds tables of over 1.6 GB and ours takes a processor long
-EVALUATING = 0.1  # of the time, kept for the evaluation of what was trained
+MEASURING = 0.5  # of the time, after which no part begins any more
+EVALUATING, AT_LEAST = 0.1, 2  # of the time, and minutes, kept for the evaluation of what was trained
+PATIENCE = 60, 10  # seconds for a command to stop after SIGINT, and after SIGTERM
+LOG = 30  # lines that are kept of a command that failed
 STOPPED = 130  # asked to, as anchor says it
 TOY = {"images": 64, "batch": 8, "attack_steps": 1, "model": "resnet8", "rounds": 1, "steps": 1, "workers": 0}
 
@@ -66,8 +71,9 @@ def main(words: Sequence[str] | None = None) -> None:
     given = asked.parse_args(words)
     if given.json is None:
         asked.error("--json FILE is needed: that is what a kill leaves behind")
-    device = device_of(given)
-    end = time.monotonic() + 60 * given.minutes
+    trainable(given)
+    device, start = device_of(given), time.monotonic()
+    end, enough = (start + 60 * given.minutes * share for share in (1, MEASURING))
     done = earlier(given.json, device)
 
     def keep(name: str, part: Any) -> None:
@@ -76,10 +82,35 @@ def main(words: Sequence[str] | None = None) -> None:
         write(record("gpu", argparse.Namespace(**told), device, {"parts": done}), given.json)
 
     for name, measure in parts(given, device).items():
-        if name not in done and time.monotonic() < end:
+        if name not in done and time.monotonic() < enough:
             keep(name, attempted(measure))
             print(f"{name}: {brief(done[name])}", file=sys.stderr, flush=True)
+            if not usable(device):
+                break
     training(given, end, done.get("training", {"segments": []}), partial(keep, "training"))
+
+
+def trainable(given: argparse.Namespace) -> None:
+    """Refuse a recipe or data that the training would stumble over when the time is nearly up."""
+    try:
+        recipe = settle(given.recipe, [f"--{setting}" for setting in given.set])
+        data.load(recipe.data.name, "train", given.data_dir)
+    except Refusal as refusal:
+        raise SystemExit(f"gpu.py: {refusal}") from None
+
+
+def usable(device: torch.device) -> bool:
+    """Free what the last part held; False where the device answers this process no more, as after an illegal access."""
+    gc.collect()
+    if device.type != "cuda":
+        return True
+    try:
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+    except RuntimeError as error:
+        print(f"no further part is measured: {one_line(error)}", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def earlier(path: Path, device: torch.device) -> dict[str, Any]:
@@ -93,24 +124,24 @@ def earlier(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def parts(given: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], dict[str, Any]]]:
-    """What is measured before anything is trained, by name."""
+    """What is measured before anything is trained, by name: first what would be missed most."""
     found: dict[str, Callable[[], dict[str, Any]]] = {
         "limits": lambda: asdict(machine.limits(device, toy=given.toy)),
     }
-    kinds = {
-        "train_step": (train_step.measured, STEPS),
-        "attack": (attack.measured, ATTACKS),
-        "evaluation": (evaluation.measured, EVALUATIONS),
-    }
-    for kind, (measured, settings) in kinds.items():
-        for each in settings[: 1 if given.toy else None]:
+
+    def add(kind: str, measured: Callable[..., dict[str, Any]], settings: Sequence[dict[str, Any]]) -> None:
+        for each in settings:
             sized = {key: TOY.get(key, value) if given.toy else value for key, value in each.items()}
             name = f"{kind}-{sized['model']}-{sized['batch']}"
             found[name] = partial(measured, argparse.Namespace(**sized), device)
+
+    add("train_step", train_step.measured, [FIRST])
+    add("attack", attack.measured, ATTACKS)
+    add("evaluation", evaluation.measured, EVALUATIONS)
     for count in EMBEDDINGS[: 1 if given.toy else None]:
-        if count > WHOLE_MATRIX and device.type == "cpu":
-            continue
-        found[f"loss-{count}"] = partial(loss, count, 1 if given.toy else 20, device)
+        if count <= WHOLE_MATRIX or device.type != "cpu":
+            found[f"loss-{count}"] = partial(loss, count, 1 if given.toy else 20, device)
+    add("train_step", train_step.measured, [] if given.toy else OTHERS)
     return found
 
 
@@ -142,17 +173,19 @@ def loss(count: int, rounds: int, device: torch.device) -> dict[str, Any]:
 def training(
     given: argparse.Namespace, end: float, told: dict[str, Any], keep: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Train segment by segment, and evaluate in the last tenth of the time; `told` is what earlier calls did."""
+    """Train segment by segment, and evaluate in the last of the time; `told` is what earlier calls did."""
     where = ["--data-dir", given.data_dir] if given.data_dir else []
-    stop = end - EVALUATING * 60 * given.minutes
+    stop = end - 60 * min(max(EVALUATING * given.minutes, AT_LEAST), given.minutes / 2)
     while not told.get("finished") and (left := stop - time.monotonic()) > 0:
         resumable = (given.run / runs.LAST).exists()
         chosen = [f"--{setting}" for setting in given.set]
         what = ["--resume", str(given.run)] if resumable else [given.recipe, *chosen, "--out", str(given.run)]
         started = time.monotonic()
-        status, last_words = anchor(["train", *what, *where], min(60 * given.segment, left))
+        status, log = anchor(["train", *what, *where], min(60 * given.segment, left))
         lines = runs.read_metrics(given.run) if given.run.exists() else []
-        segment = {"seconds": time.monotonic() - started, "status": status, "said": last_words}
+        segment = {"seconds": time.monotonic() - started, "status": status, "said": said(log)}
+        if status not in (0, STOPPED):
+            segment["log"] = log
         told["segments"].append(segment | {"last": lines[-1] if lines else None})
         told["finished"] = status == 0
         keep(told)
@@ -160,25 +193,40 @@ def training(
             return
     if (given.run / runs.WEIGHTS).exists() and not told.get("results"):
         limit = ["--limit", str(given.limit)] if given.limit else []
-        status, last_words = anchor(["evaluate", str(given.run), *limit, *where], max(end - time.monotonic(), 0))
-        told["evaluation"] = {"status": status, "said": last_words}
+        status, log = anchor(["evaluate", str(given.run), *limit, *where], max(end - time.monotonic(), 0))
+        told["evaluation"] = {"status": status, "said": said(log)}
         if status == 0:
             told["results"] = runs.read_json(given.run / runs.EVALUATION)["results"]
         keep(told)
 
 
-def anchor(words: Sequence[str], seconds: float) -> tuple[int, str]:
-    """Run the command, asking it to stop after so many seconds; its exit status, and the last line it said."""
-    command = [sys.executable, "-m", "anchor_robust", *words]
+def said(log: Sequence[str]) -> str:
+    return log[-1] if log else ""
+
+
+def anchor(words: Sequence[str], seconds: float) -> tuple[int, list[str]]:
+    """Run the command, asking it to stop after so many seconds; its exit status, and the last lines it said."""
+    command = [sys.executable, "-m", "anchor_robust", *words, "--debug"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        _, said = process.communicate(timeout=seconds)
+        _, told = process.communicate(timeout=seconds)
         status = process.returncode
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate()
+        told = stopped(process)
         status = STOPPED  # whatever it was at, even at starting python
-    return status, (said.strip().splitlines() or [""])[-1]
+    return status, told.strip().splitlines()[-LOG:]
+
+
+def stopped(process: "subprocess.Popen[str]") -> str:
+    """What it said to the end, which it may not come to by SIGINT: in the background of a shell that is ignored."""
+    for number, patience in zip((signal.SIGINT, signal.SIGTERM), PATIENCE, strict=True):
+        process.send_signal(number)
+        try:
+            return process.communicate(timeout=patience)[1]
+        except subprocess.TimeoutExpired:
+            continue
+    process.kill()
+    return process.communicate()[1]
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def measured(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     found = compared(timings, given.batch)
     limits = machine.limits(device, toy=given.images < 1000)
     return found | {
-        "compile_s": compiling,
+        **compiling,
         "precision": str(trained.search.dtype).removeprefix("torch."),
         "passes": trained.recipe.passes(),
         "flops_per_image": needed,

@@ -189,6 +189,23 @@ def cost(records: list[Record]) -> str:
     return table([point for record in records for point in record["points"]], columns, notes)
 
 
+@block("step_memory")
+def memory(records: list[Record]) -> str:
+    columns: Columns = {
+        "images a step": lambda row: str(row["batch"]),
+        "steps of the attack": lambda row: str(row["attack_steps"]),
+        "updates": lambda row: str(row["updates"]),
+        "memory": lambda row: mebibytes(row["peak_mib"]),
+        "an image": lambda row: f"{row['peak_mib'] / row['batch']:.2f} MiB",
+    }
+    points = sorted(
+        (point for record in records for point in record["points"]),
+        key=lambda row: (row["attack_steps"], row["updates"], row["batch"]),
+    )
+    notes = f"{records[0]['settings']['model']}, two views, not compiled; at the peak, beyond what was held before. "
+    return table(points, columns, f"{notes}{where(records)}.")
+
+
 @block("data_pipeline")
 def pipeline(records: list[Record]) -> str:
     columns: Columns = {"batch": lambda row: str(row["settings"]["batch"]), **SPEEDS}

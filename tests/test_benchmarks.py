@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ TOY = {
     "evaluation": ("evaluation-resnet8", ("--model", "resnet8", "--images", "4", "--batch", "3", "--rounds", "1")),
     "breakdown": ("breakdown-resnet8-4", STEPPING),
     "cost": ("cost-resnet8", (*STEPPING, "--few", "--axes", "attack_steps,views")),
+    "step_memory": ("step_memory-resnet8", ("--model", "resnet8", "--images", "64", "--few")),
     "startup": ("startup", ("--rounds", "2")),
     "estimate": ("estimate", ()),
 }
@@ -238,7 +240,7 @@ def unattended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
     def anchor(words: list[str], seconds: float) -> tuple[int, str]:
         said.append(words)
-        return cli.main(words), "the last line"
+        return cli.main(words), ["one line", "the last line"]
 
     monkeypatch.setattr(gpu, "anchor", anchor)
     monkeypatch.setattr(gpu, "TOY", gpu.TOY | {"batch": 4, "images": 16})
@@ -294,7 +296,7 @@ def test_a_training_goes_on_where_its_time_was_up(
         run.mkdir(exist_ok=True)
         for name in (runs.LAST, runs.WEIGHTS):
             (run / name).touch()
-        return next(status), "told"
+        return next(status), ["told"]
 
     monkeypatch.setattr(gpu, "anchor", anchor)
     training = unattended()["parts"]["training"]
@@ -306,6 +308,52 @@ def test_a_training_goes_on_where_its_time_was_up(
 def test_a_command_is_asked_to_stop_when_its_time_is_up() -> None:
     assert script("gpu").anchor(["train", "digits-anchor", "--explain"], 0.01)[0] == 130
     assert script("gpu").anchor(["--version"], 60)[0] == 0
+
+
+def test_a_command_that_hears_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = script("gpu")
+    monkeypatch.setattr(gpu, "PATIENCE", (0.1, 0.1))
+    deaf = (
+        "import signal, sys, time; signal.signal(2, signal.SIG_IGN); signal.signal(15, signal.SIG_IGN); "
+        "print('deaf', file=sys.stderr, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", deaf], stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    assert process.stderr.readline() == "deaf\n"
+    gpu.stopped(process)
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--set", "optimise.lrr=1"), "lrr"),
+        (("--recipe", "cifar10-resnet8-anchor", "--data-dir", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_measured(
+    words: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    usual = () if "--recipe" in words else ("--recipe", "digits-anchor")
+    with pytest.raises(SystemExit, match=f"gpu.py: .*{told}"):
+        script("gpu").main([*usual, *words, "--minutes", "1", "--json", str(tmp_path / "gpu.json")])
+    assert not (tmp_path / "gpu.json").exists()
+
+
+def test_no_part_begins_in_the_second_half_of_the_time(
+    unattended: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, clock = script("gpu"), iter([0.0, 100.0, 151.0, *[400.0] * 99])
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(gpu, "parts", lambda *_: {name: lambda: {"ratio": 1} for name in ("early", "late")})
+    assert list(unattended()["parts"]) == ["early"]
+
+
+def test_a_step_takes_memory_for_its_batch_alone(records: dict[str, Any]) -> None:
+    points = records["step_memory"]["points"]
+    told = [tuple(point[key] for key in ("batch", "attack_steps", "updates")) for point in points]
+    assert told == [(16, 1, 2), (32, 1, 2), (16, 4, 2), (16, 1, 4)]
+    assert all(point["peak_mib"] > 0 for point in points)
 
 
 def test_every_benchmark_of_the_suite_is_there(capsys: pytest.CaptureFixture[str]) -> None:

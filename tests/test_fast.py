@@ -21,6 +21,7 @@ from anchor_robust.cli import main
 from anchor_robust.data import augment
 from anchor_robust.display import Display
 from anchor_robust.errors import Refusal
+from anchor_robust.models import Classifier, Folded, backbone
 from anchor_robust.objectives import Step
 from anchor_robust.recipe import settle
 from anchor_robust.threat import Ball
@@ -191,6 +192,63 @@ def test_a_compiled_search_that_fails_its_trial_is_not_used(
     train.accelerate(training, display)
     assert (training.search, training.learner) == before
     assert re.search(f"not compiled.*{fault}", said(display))
+
+
+class BrokenFrom:
+    """A compiler that serves so many graphs and no more."""
+
+    def __init__(self, served: int, fault: Any) -> None:
+        self.served, self.fault = served, fault
+
+    def __call__(self, graph: Any, inputs: Any) -> Any:
+        self.served -= 1
+        return graph if self.served >= 0 else self.fault(graph, inputs)
+
+
+@pytest.mark.parametrize(("compiler", "fault"), [(doubled, "its loss is .* the plain one"), (broken, "no such header")])
+def test_a_compiled_training_pass_that_fails_its_trial_is_not_used(
+    compiler: Any, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.fast, "COMPILED_FROM", 0)
+    monkeypatch.setattr(train.fast.environment, "has_compiler", lambda device: True)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=BrokenFrom(1, compiler)))
+    training, display = built(tmp_path), listening()
+    search, forward = training.search, training.learner.forward
+    before = {name: tensor.clone() for name, tensor in training.network.state_dict().items()}
+    train.accelerate(training, display)
+    assert training.search is training.learner.net is not search, "the search was served"
+    assert training.learner.forward is forward
+    assert re.search(f"training pass not compiled.*{fault}", said(display))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in training.network.state_dict().items())
+    assert all(parameter.grad is None for parameter in training.network.parameters())
+
+
+def test_a_compiled_search_is_judged_by_the_exact_gradient() -> None:
+    """In bf16 it may be as far from the plain one as both are from the truth, and not much further from that."""
+    network = Classifier(backbone("resnet8", 10, (3, 32, 32), {"width": 16}), (0.5,) * 3, (0.25,) * 3, 0)
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if "running_mean" in name or "bias" in name:
+                tensor.normal_(0, 0.5, generator=torch.Generator().manual_seed(len(name)))
+    x, y = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 10
+
+    class Noisy(Folded):
+        """What it gives back is `share` of the gradient away from what it would be."""
+
+        share = 0.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x * (1 + self.share))
+
+    plain = Folded(network, torch.bfloat16)
+    exact = train.fast.gradient(Folded(network, torch.float64).double(), x.double(), y)
+    away = ((train.fast.gradient(plain, x, y) - exact).norm() / exact.norm()).item()
+    assert 0.01 < away < 0.5, "bf16 rounds"
+    for share, good in ((0.0, True), (0.5, False)):
+        compiled = Noisy(network, torch.bfloat16)
+        compiled.share = share
+        compiled.twin.compile = lambda **_: None  # type: ignore[method-assign, assignment]
+        assert (train.fast.compiled(compiled, plain, network, x, y) == "") == good
 
 
 def test_the_trial_of_a_resumed_run_is_held_on_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from ..display import Display
 from ..draws import PartGenerator, global_state_kept
 from ..errors import Refusal
 from ..models import Classifier, Folded, backbone, synced
-from ..objectives import Learner
-from ..optimise import Average, Optimise, sgd
+from ..objectives import Learner, outcome_of
+from ..optimise import Average, Optimise, sgd, unmoved_statistics
 from ..recipe import Recipe
 from . import fast, launch
 from .followers import Follower
@@ -153,24 +154,50 @@ def compiling(training: Training) -> fast.FastPath:
     return fast.compiling(settings, training.fabric.device, len(training.train) * settings.epochs)
 
 
-def accelerate(training: Training, display: Display) -> None:
-    """Compile what a long run goes through, if a trial of the search gives the gradients of the plain one."""
-    if not compiling(training).taken:
-        return
+def accelerate(training: Training, display: Display) -> str:
+    """Compile what a long run goes through, each part if a trial of it gives what the plain one gives.
+
+    Returns why a part stays as it was, or nothing.
+    """
+    if not (path := compiling(training)).taken:
+        return path.why
     display.line("compiling, which takes a minute or two; --optimise.compile never does without")
     learner, batch = training.learner, slice(at_a_time(training.recipe.optimise))
     x = training.train.pixels(batch).contiguous(memory_format=torch.channels_last)
     x = learner.light(x, torch.Generator(x.device).manual_seed(0))
     training.search.refresh()
     search = searched(training.network, training.fabric)
-    if fault := fast.compiled(search, training.search, x, training.train.labels[batch]):
-        display.line(f"not compiled, which costs time and changes nothing else: {fault}")
-        return
+    y = training.train.labels[batch]
+    if fault := fast.compiled(search, training.search, training.network, x, y):
+        return untouched(f"not compiled: {fault}", display)
     training.search = search
     training.learner = replace(learner, net=search)
     # Between processes, what they tell each other would cut the graph of the training pass into many.
-    if processes.count() == 1:
-        training.learner = replace(training.learner, forward=torch.compile(training.wrapped, dynamic=False))
+    if processes.count() > 1:
+        return "training pass not compiled: between processes its graph would be cut into many"
+    forward = torch.compile(training.wrapped, dynamic=False)
+    if fault := fast.same_loss(*(partial(tried, training, each, x, y) for each in (learner.forward, forward))):
+        return untouched(f"training pass not compiled: {fault}", display)
+    training.learner = replace(training.learner, forward=forward)
+    return ""
+
+
+def untouched(fault: str, display: Display) -> str:
+    display.line(f"{fault}; that costs time and changes nothing else")
+    return fault
+
+
+def tried(training: Training, forward: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, y: Tensor) -> Tensor:
+    """The loss of a batch through `forward`, and its gradient, of which nothing is kept."""
+    learner = replace(training.learner, forward=forward)
+    training.wrapped.train()
+    torch.manual_seed(0)
+    with unmoved_statistics(training.network):
+        generator = torch.Generator(x.device).manual_seed(0)
+        loss = outcome_of(training.recipe.objective, learner, x, y, generator).loss
+        training.fabric.backward(loss)
+    training.optimizer.zero_grad()
+    return loss.detach()
 
 
 def circumstances(training: Training) -> dict[str, Any]:
