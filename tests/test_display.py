@@ -60,7 +60,7 @@ def test_a_log_file_gets_a_line_an_epoch_and_nothing_that_moves() -> None:
         observer.finished(Path("runs/tiny/weights.safetensors"), 0.25)
     assert written.getvalue().splitlines() == [
         "tiny [bold]: 4 epochs of 10 steps, run runs/tiny",
-        "epoch 1/4  loss 2.500  batches 37.5%  validation clean 50.0% robust 25.0%  1,234 images/s  12 s",
+        "epoch 1/4  loss 2.500  batches 37.5% right  validation clean 50.0% robust 25.0%  1,234 images/s  12 s",
         "warning: beware [red]",
         "finished: runs/tiny/weights.safetensors has robust accuracy 25.0% on the validation split; "
         "next: anchor evaluate runs/tiny",

@@ -273,6 +273,16 @@ def test_the_verdict_is_one_plain_sentence() -> None:
     assert "under PGD-20 at 8/255" in verdict({"evaluation.json": record(clean, pgd, result("FGSM", 0.6))})
     assert verdict({"evaluation.json": record(clean, pgd, warnings=1)}).endswith("; one warning")
     assert verdict({"evaluation.json": record(clean, pgd)}).endswith("; no warnings")
+    unmade = record(clean, pgd)
+    unmade["checks"] += [{"name": "needs a sibling", "verdict": "skip", "detail": ""}]
+    assert verdict({"evaluation.json": unmade}).endswith("; no warnings")
+    unmade["checks"] += [{"name": "needs images", "verdict": "skip", "detail": ""}]
+    assert verdict({"evaluation.json": unmade}).endswith("; no warnings, but 2 of 6 checks could not be made")
+    made = {
+        "evaluation.json": unmade,
+        "more.json": record(pgd) | {"checks": [{"name": "needs images", "verdict": "pass"}]},
+    }
+    assert verdict(made).endswith("; no warnings"), "made in another evaluation"
     assert "under attack it has not been measured" in verdict({"evaluation.json": record(clean)})
     assert "not been evaluated" in verdict({})
 

@@ -278,6 +278,10 @@ def test_torchrun_and_srun_say_how_many_processes(monkeypatch: pytest.MonkeyPatc
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
     assert made_by_others() == (4, 2)
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+    assert made_by_others() == (4, 2), "srun --ntasks 8 --nodes 2"
+    monkeypatch.setenv("SLURM_NNODES", "1")
+    assert made_by_others() == (8, 1)
     elastic = {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}
     for name, value in elastic.items():
         monkeypatch.setenv(name, value)

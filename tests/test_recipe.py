@@ -203,6 +203,13 @@ def test_a_section_that_is_no_mapping_is_refused(value: str, tmp_path: Path) -> 
 # --- overrides -------------------------------------------------------------------------------------------------------
 
 
+def test_a_list_of_words_may_be_written_as_tables_show_it() -> None:
+    written_out, shown = (
+        settle("digits-anchor", ["--objective.views", words]) for words in ("[clean,adversarial]", "clean,adversarial")
+    )
+    assert shown == written_out
+
+
 def test_overrides_lie_over_the_recipe() -> None:
     changed = settle(
         "digits-anchor",
@@ -330,7 +337,7 @@ def test_an_unknown_objective_or_model_is_refused_with_the_nearest(key: str, giv
         ("optimise.epochs", "1.5", "a whole number"),
         ("data.flip", "maybe", "true or false"),
         ("threat.norm", "l1", "linf, l2"),
-        ("objective.views", "clean,adversarial", "a list of words, such as [a, b]"),
+        ("objective.views", "clean", "a list of words, such as [a,b]"),
         ("name", "[1]", "a word"),
     ),
 )

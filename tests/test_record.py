@@ -32,7 +32,7 @@ ASKED: dict[str, Any] = {
         ({"ball": Ball("linf", 0.1)}, False),
         ({"search": "bf16"}, False),
         ({"curves": ("eps",), "corruptions": True}, True),
-        ({"data": "mine"}, False),
+        ({"data": "mine"}, True),
     ),
 )
 def test_what_a_run_holds_is_replaced_by_at_least_as_much(change: dict[str, Any], covers: bool) -> None:

@@ -158,7 +158,7 @@ def test_eps_zero_is_the_image_itself() -> None:
         ("l1", 0.1, "linf, l2"),
         ("linf", -0.1, "from 0"),
         ("linf", math.nan, "a number"),
-        ("linf", "8/255", "a number"),
+        ("linf", "8/255", "in quotes"),
         ("linf", 8, "8/255"),
         ("l2", math.inf, "to 1,000,000"),
         ("l2", 1e300, "to 1,000,000"),

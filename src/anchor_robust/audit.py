@@ -83,7 +83,9 @@ def audit(
     asked = Asked(images, attacks, curves, ball, engine, search, corruptions, origin(sibling) if sibling else "")
     target = destination(subject.run, out, asked, (source, dataset), display.line)
     if target is None:
-        display.line("nothing is kept; --out FILE.json keeps the record, and a stopped evaluation goes on from there")
+        display.warning(
+            "nothing is kept; --out FILE.json keeps the record, and a stopped evaluation goes on from there"
+        )
     on_device = images.to(device)
     around = environment.describe(device)
     determining = {key: value for key, value in around.items() if key not in ("command", "platform")}

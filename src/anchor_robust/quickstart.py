@@ -30,6 +30,8 @@ def run(out: Path, display: Display) -> None:
         highlight=False,
     )
     page = write([out / method for method in METHODS], out / runs.REPORT)
-    written = f"written: {out} ({', '.join(METHODS)}), one run each; try: anchor evaluate {out / 'anchor'}"
+    written = (
+        f"written: {out} ({', '.join(METHODS)}), one run each; try: anchor compare {out / 'pgd-at'} {out / 'anchor'}"
+    )
     for line in (written, f"open in a browser: {page}"):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

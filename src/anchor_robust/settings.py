@@ -66,7 +66,9 @@ def arguments(
     except ValueError as error:
         raise Refusal(f"{where} cannot be set ({one_line(error)}); state a type for each of its arguments") from error
     try:
-        values = parser.parse_object({key: fraction(value) for key, value in mapping.items()})
+        values = parser.parse_object(
+            {key: listed(fraction(value), dict(parameters)[key].annotation) for key, value in mapping.items()}
+        )
     except ArgumentError as error:
         found = FAILED.search(str(error))
         if not found:
@@ -84,7 +86,7 @@ def wanted(kind: Any) -> str:
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(wanted(each) for each in get_args(kind))
     if get_origin(kind) in (tuple, list):
-        return "a list of words, such as [a, b]" if str in get_args(kind) else "a list of numbers, such as [1, 2]"
+        return "a list of words, such as [a,b]" if str in get_args(kind) else "a list of numbers, such as [1,2]"
     words = {
         float: "a number, such as 0.5 or 8/255",
         int: "a whole number",
@@ -149,6 +151,12 @@ def fraction(value: Any) -> Any:
     if match is None or not float(match[2]):
         return value
     return float(match[1]) / float(match[2])
+
+
+def listed(value: Any, kind: Any) -> Any:
+    """'a,b' as tables show it, as a list where words are listed; anything else as it is."""
+    words = get_origin(kind) in (tuple, list) and str in get_args(kind)
+    return [word.strip() for word in value.split(",")] if words and isinstance(value, str) and "," in value else value
 
 
 def meaning(documented: Sequence[Any]) -> dict[str, str | None]:

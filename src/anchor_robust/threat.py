@@ -38,6 +38,8 @@ class Ball:
     def __post_init__(self) -> None:
         if self.norm not in get_args(Norm):
             raise Refusal(f"norm {self.norm!r} given; allowed: {', '.join(get_args(Norm))}")
+        if isinstance(self.eps, str):
+            raise Refusal(f"eps {self.eps!r} given, in quotes; allowed: a number, such as 8 / 255")
         if not isinstance(self.eps, int | float) or not 0 <= self.eps <= LARGEST:
             raise Refusal(f"eps {self.eps!r} given; allowed: a number from 0 to {LARGEST:,}, such as 8/255")
         if self.norm == "linf" and self.eps > 1:

@@ -111,9 +111,7 @@ def parser() -> Parser:
     add_quiet(sub)
     add_data_dir(sub)
 
-    sub = add(
-        "attack", commands.attack, "attack single pictures; what is saved still fools the model when it is opened"
-    )
+    sub = add("attack", commands.attack, "attack single pictures; the verdict is on the saved file, as it is read back")
     sub.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG or any other, 8 bits a channel")
     sub.add_argument(
         "--run",

@@ -51,4 +51,4 @@ def load(name: str, split: Literal["train", "test"], data_dir: str | Path | None
         return folder(name, split)
     if name.endswith(".npz"):
         raise Refusal(f"data set {name} given; an .npz serves for tests alone; to train, give a FOLDER: {LAYOUT}")
-    return named("data set (built in, or a folder of yours)", name, READERS)(split, data_dir)
+    return named("data set (built in, or a folder of yours, as seen from here)", name, READERS)(split, data_dir)

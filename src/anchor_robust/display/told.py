@@ -10,7 +10,7 @@ AROUND = {"step", "epoch", "lr", "batch_accuracy", "images_per_s", "memory_mb", 
 
 def told(label: str, line: dict[str, Any]) -> str:
     """A log point as one line."""
-    parts = [f"loss {line['loss']:.3f}", f"batches {line['batch_accuracy']:.1%}"]
+    parts = [f"loss {line['loss']:.3f}", f"batches {line['batch_accuracy']:.1%} right"]
     if "validation_clean" in line:
         parts.append(f"validation {accuracies(line)}")
     return "  ".join([label, *parts, f"{line['images_per_s']:,.0f} images/s", f"{line['seconds']:.0f} s"])

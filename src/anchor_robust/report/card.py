@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from .. import runs
-from .table import Record, conventions, corruption_rows, interval, percent, settings, severities
+from .table import OF_ITS_OWN, Record, conventions, corruption_rows, interval, percent, settings, severities
 
 TITLE = "# Robustness of "
 
@@ -66,7 +66,8 @@ def stages(result: Record) -> str:
 
 def curve(name: str, points: Sequence[Record]) -> str:
     rows = [(f"{point[name]:.4g}", percent(point["accuracy"]), interval(point), conventions(point)) for point in points]
-    return f"## Accuracy against {name}\n\n" + table((name, "accuracy", "95 % interval", "conventions"), rows)
+    points_table = table((name, "accuracy", "95 % interval", "conventions"), rows)
+    return f"## Accuracy against {name}\n\n{points_table}\n\n{OF_ITS_OWN}"
 
 
 def per_class(results: Sequence[Record]) -> str:

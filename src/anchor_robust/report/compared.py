@@ -10,9 +10,9 @@ from .table import conventions
 
 Facts = Mapping[str, Any]
 PAIRS_NOTE = (
-    "alone: images that only the one of the two holds, counted with each seed; p: McNemar's exact test on them. Pooled "
-    "over seeds it takes images x seeds for independent pairs, which they are not quite; p by seed does not. The "
-    "difference is in points, with a 95 % t-interval over seeds where there are three or more."
+    "alone: images that only this method holds : that only the first one holds, counted with each seed; p: McNemar's "
+    "exact test on them. Pooled over seeds it takes images x seeds for independent pairs, which they are not quite; p "
+    "by seed does not. The difference is in points, with a 95 % t-interval over seeds where there are three or more."
 )
 
 

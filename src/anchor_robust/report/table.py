@@ -44,7 +44,8 @@ def show(record: Record) -> None:
         console.print(corruptions(record["corruptions"]))
     console.print(classes(record["results"]))
     for check in record["checks"]:
-        console.print(f"{check['verdict']}: {check['name']}: {check['detail']}", highlight=False, markup=False)
+        told = f"{check['verdict']}: {check['name']}: {check['detail']}"
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def output() -> Console:
@@ -86,9 +87,16 @@ def stages(result: Record) -> Table:
     return table
 
 
+OF_ITS_OWN = (
+    "Each point is an attack with a random start of its own, and may differ from another of the same settings by a few "
+    "images."
+)
+
+
 def curve(name: str, points: Sequence[Record]) -> Table:
     """Accuracy against the ball's eps or the attack's steps."""
     table = Table(name, "accuracy", "95 % interval", title=f"accuracy against {name}", title_justify="left")
+    table.caption, table.caption_justify = OF_ITS_OWN, "left"
     for point in points:
         table.add_row(f"{point[name]:.4g}", percent(point["accuracy"]), interval(point))
     return table

@@ -104,5 +104,8 @@ def made_by_others() -> tuple[int, int]:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         return devices, int(os.environ["WORLD_SIZE"]) // devices
     if SLURMEnvironment.detect():
-        return int(os.environ.get("SLURM_NTASKS_PER_NODE", "1")), int(os.environ.get("SLURM_NNODES", "1"))
+        nodes = int(os.environ.get("SLURM_NNODES", "1"))
+        # srun --ntasks alone does not say how many they are on each node.
+        each = os.environ.get("SLURM_NTASKS_PER_NODE") or int(os.environ.get("SLURM_NTASKS", nodes)) // nodes
+        return int(each), nodes
     return 1, 1

@@ -97,7 +97,7 @@ def reproduce(page: Together, command: str) -> Section:
             blocks.append(Block(named(page, entry), [Code("", "\n".join(given))]))
     versions = [each.dossier.environment.get("versions", {}).get("anchor-robust") for each in page.entries]
     version = next((each for each in versions if each), None)
-    install = f'pip install "anchor-robust=={version}"\n' if version else ""
+    install = f"pip install .  # in the folder of anchor-robust {version}\n" if version else ""
     says = ["The same command, version, data, machine and thread count give the same numbers."]
     return Section(
         "reproduce", "How to do it again", says, [*blocks, Block("", [Code("This page", install + command)])]

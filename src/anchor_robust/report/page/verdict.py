@@ -8,6 +8,7 @@ from ..table import interval
 Facts = Mapping[str, Any]
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 AUTOATTACK = "AutoAttack"
+USUALLY_SKIPPED = 1  # the check that needs a second model
 FLATTERS = (
     "PGD alone flatters: AutoAttack usually leaves some points less, and published numbers are AutoAttack's. "
     "anchor evaluate RUN --attacks clean,pgd20,autoattack measures it."
@@ -57,9 +58,15 @@ def clean_only(records: Mapping[str, Facts]) -> str:
 
 
 def warnings(records: Mapping[str, Facts]) -> str:
-    """`two warnings`, each check counted once."""
-    warned = {check["name"] for record in records.values() for check in record["checks"] if check["verdict"] == "warn"}
-    return f"{in_words(len(warned))} warning{'s' * (len(warned) != 1)}"
+    """`two warnings`, each check counted once, and how many could not be made: what was not looked at cannot warn."""
+    checks = [(check["name"], check["verdict"]) for record in records.values() for check in record["checks"]]
+    warned = {name for name, verdict in checks if verdict == "warn"}
+    made = {name for name, verdict in checks if verdict != "skip"}
+    missing = {name for name, _ in checks} - made
+    told = f"{in_words(len(warned))} warning{'s' * (len(warned) != 1)}"
+    if len(missing) <= USUALLY_SKIPPED:
+        return told
+    return f"{told}, but {len(missing)} of {len(made | missing)} checks could not be made"
 
 
 def in_words(count: int) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..sheet import Sheet
-from ..table import conventions, interval, percent
+from ..table import OF_ITS_OWN, conventions, interval, percent
 from .dossier import Dossier, Record
 from .figures import GREY, Chart, Figure, Line, bars, heatmap, lines, percent_axis, percents
 from .parts import Block, Section, named, unmeasured
@@ -71,6 +71,7 @@ def curve(name: str, words: str, having: Sequence[tuple[Entry, Record]]) -> Char
             if name == "eps"
             else "Once more steps find nothing more, the attack has converged."
         )
+        + f" {OF_ITS_OWN}"
     )
     return Chart(
         f"Accuracy against {words}",
