@@ -5,6 +5,7 @@ import functools
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -163,6 +164,43 @@ def test_a_loss_that_is_not_finite_is_found_later_and_never_saved(
     assert (tmp_path / runs.LAST).read_bytes() == saved
 
 
+def test_what_is_fast_everywhere_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels last from the images to the weights of the search, one launch for all weights, freed memory kept."""
+    pixels = torch.randint(256, (600, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = data.ImageSet(pixels, torch.arange(600) % 10, tuple("0123456789"), "random", "train")
+    asked: list[int] = []
+    monkeypatch.setattr(environment, "keep_freed_memory", lambda: asked.append(1))
+    training = train.build(settle("digits-anchor", SMALL), images, tmp_path)
+    assert asked == [1]
+    assert all(group["fused"] for group in training.optimizer.param_groups)
+
+    def channels_last(x: Tensor) -> bool:
+        return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+    _, x, _ = train.update.batch(training, BATCH, 0, 10)
+    assert channels_last(x)
+    for network in (training.network.backbone, training.search.twin.backbone):
+        assert channels_last(network.layer1.get_submodule("0").conv1.weight)
+    searched: list[bool] = []
+    monkeypatch.setattr(
+        Folded, "forward", lambda twin, x: searched.append(channels_last(x)) or torch.zeros(len(x), 10) + x.mean()
+    )
+    training.learner.attacked(
+        training.learner.light(x, training.generator), training.train.labels[BATCH], training.generator
+    )
+    assert searched
+    assert all(searched)
+
+
+def test_the_search_on_cuda_is_recorded_as_graphs() -> None:
+    told: list[dict[str, Any]] = []
+    for is_cuda in (True, False):
+        fast = SimpleNamespace(twin=SimpleNamespace(compile=lambda **given: told.append(given) or 1 / 0))
+        fault = train.fast.compiled(fast, fast, fast, SimpleNamespace(is_cuda=is_cuda), None)  # type: ignore[arg-type]
+        assert "ZeroDivisionError" in fault
+    assert told == [{"dynamic": False, "mode": "reduce-overhead"}, {"dynamic": False}]
+
+
 def said(display: Display) -> str:
     return display.console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -260,8 +298,9 @@ def test_the_trial_of_a_resumed_run_is_held_on_its_weights(tmp_path: Path, monke
     with torch.no_grad():
         for parameter in training.network.parameters():
             parameter.mul_(2)
-    train.accelerate(training, display)
+    assert train.accelerate(training, display) == ""
     assert training.search is not plain, said(display)
+    assert hasattr(training.learner.forward, "_orig_mod"), "compiled too"
 
 
 @pytest.mark.parametrize(
