@@ -91,6 +91,8 @@ def record(
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "compiler": environment.has_compiler(device),
+        # On CUDA what is not evaluated strictly in float32 may round its products to TF32.
+        "tf32": {"convolutions": torch.backends.cudnn.allow_tf32, "products": torch.backends.cuda.matmul.allow_tf32},
     }
     return {"benchmark": benchmark, "settings": settings, **measured, "environment": about}
 
