@@ -53,7 +53,11 @@ def start(
     if not (source / runs.RECIPE).is_file():
         raise Refusal(f"{source} holds no {runs.RECIPE}; give a run that anchor train has written")
     recipe = settle(str(source / runs.RECIPE))
-    settings = replace(recipe.optimise, epochs=epochs, lr=lr, clip=0.0, ema=0.0, ema_from=0.0, awp=0.0, awp_from=0.0)
+    try:
+        asked = replace(recipe.optimise, epochs=epochs, lr=lr)
+    except Refusal as refusal:
+        raise Refusal(str(refusal).replace("optimise.", "--")) from None  # by the options' names
+    settings = replace(asked, clip=0.0, ema=0.0, ema_from=0.0, awp=0.0, awp_from=0.0)
     recipe = replace(
         recipe,
         name=f"{recipe.name}-{'adversarial' if adversarial else 'clean'}-head",

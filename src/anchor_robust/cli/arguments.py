@@ -24,6 +24,7 @@ def parser() -> Parser:
     top = Parser(prog="anchor", description="Train image classifiers that hold under attack, and measure how well.")
     top.add_argument("--version", action="store_true", help="print the version")
     top.set_defaults(command=commands.version_or_help, name="", takes_settings=False, parser=top)
+    top.epilog = "--debug behind a command shows where in the code it ended."
     subcommands = top.add_subparsers(title="commands", metavar="COMMAND")
 
     def add(name: str, command: Command, summary: str, takes_settings: bool = False) -> argparse.ArgumentParser:
