@@ -19,25 +19,28 @@ FIVE_STEPS = {"optimise.epochs": 4, "validation.images": IMAGES}
 Try = tuple[dict[str, Any], dict[str, Any]]  # a sweep's record, and one of its combinations
 
 
-def table() -> str:
-    """Both rounds, each method's tries best first."""
+def tried(steps: int) -> list[Try]:
+    """The tries with so many attack steps, each method's best first."""
     records = [runs.read_json(path) for path in sorted(FOLDER.glob("*/sweep.json"))]
-    tried = [(record, each) for record in records for each in record["combinations"]]
-    tried.sort(key=lambda pair: (pair[0]["recipe"], -pair[1]["mean"]))
-    two = [each for each in tried if settings(each).get("attack.steps") == 2]
-    five = [each for each in tried if each not in two]
+    found = [(record, each) for record in records for each in record["combinations"]]
+    chosen = [each for each in found if settings(each).get("attack.steps", 5) == steps]
+    return sorted(chosen, key=lambda each: (each[0]["recipe"], -each[1]["mean"]))
+
+
+def table() -> str:
+    """Both rounds."""
     return "\n\n".join(
         (
             "**Two attack steps of 0.0233.** What is not named is as the recipes have it with five steps.",
-            *told(two, TWO_STEPS, "after 7 epochs, 28 passes (PGD-AT, whose step is cheaper, after 9 and 27)"),
+            *told(tried(2), TWO_STEPS, "after 7 epochs, 28 passes (PGD-AT, whose step is cheaper, after 9 and 27)"),
             "**Five attack steps of 0.01.** What is not named is as before this search, lr at 0.2.",
-            *told(five, FIVE_STEPS, "after 4 epochs, 28 passes (PGD-AT 24)"),
+            *told(tried(5), FIVE_STEPS, "after 4 epochs, 28 passes (PGD-AT 24)"),
         )
     )
 
 
-def settings(tried: Try) -> dict[str, Any]:
-    record, each = tried
+def settings(of: Try) -> dict[str, Any]:
+    record, each = of
     return {**flat(record["settings"]), **each["settings"]}
 
 

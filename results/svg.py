@@ -13,16 +13,16 @@ Scale = Callable[[float], float]
 # Every picture paints its own ground, so that it stays legible where page and system disagree about light and dark.
 STYLE = """
 :root { --ground: #ffffff; --ink: #1f2328; --muted: #59636e; --grid: #d1d9e0; --blue: #2a78d6; --orange: #c4620a;
-  --black: #1f2328; --green: #1a7f37 }
+  --black: #1f2328; --green: #1a7f37; --purple: #8250df }
 @media (prefers-color-scheme: dark) { :root { --ground: #0d1117; --ink: #f0f6fc; --muted: #9198a1; --grid: #3d444d;
-  --blue: #58a6ff; --orange: #f0883e; --black: #f0f6fc; --green: #3fb950 } }
+  --blue: #58a6ff; --orange: #f0883e; --black: #f0f6fc; --green: #3fb950; --purple: #a371f7 } }
 .ground { fill: var(--ground) }
 text { fill: var(--ink); font: 13px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif }
 .muted { fill: var(--muted); font-size: 12px } .bold { font-weight: 600 } .title { font-size: 15px; font-weight: 600 }
 .middle { text-anchor: middle } .end { text-anchor: end }
 .grid { stroke: var(--grid) } .axis { stroke: var(--muted) }
 .blue { --series: var(--blue) } .orange { --series: var(--orange) } .black { --series: var(--black) }
-.green { --series: var(--green) }
+.green { --series: var(--green) } .purple { --series: var(--purple) }
 .bar, .dot { fill: var(--series) } .line { fill: none; stroke: var(--series); stroke-width: 2; stroke-linejoin: round }
 .range { stroke: var(--ink); stroke-width: 1.5 } .casing { stroke: var(--ground); stroke-width: 4 }
 .seed { fill: var(--ground); stroke: var(--ink) }

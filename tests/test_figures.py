@@ -67,6 +67,15 @@ def test_training_has_a_line_for_each_seed_of_each_accuracy(seeded: ModuleType) 
     assert len(parts(seeded.training(), "polyline", "line")) == 2 * (1 + 1 + 2)
 
 
+def test_every_try_is_a_dot_and_a_line_joins_the_best_of_anchor(modules: tuple[ModuleType, ModuleType]) -> None:
+    figures, _ = modules
+    drawn = figures.exchange()
+    assert len(parts(drawn, "circle", "dot")) == len(figures.search.tried(2))
+    assert len(parts(drawn, "polyline", "line")) == 1
+    assert figures.unbeaten([(1, 5), (2, 4.9), (3, 3), (4, 3), (2, 1), (0, 4)]) == [(1, 5), (2, 4.9), (4, 3)]
+    assert figures.unbeaten([(1, 5), (2, 3), (4, 3)]) == [(1, 5), (4, 3)], "not below what lies between its neighbours"
+
+
 def test_a_curve_is_drawn_where_a_run_has_one_and_not_where_none_has(seeded: ModuleType) -> None:
     drawn = seeded.against_eps("cifar10-resnet8", "title")
     assert len(parts(drawn, "polyline", "line")) == 1
