@@ -1,5 +1,6 @@
 """The command line as a user types it: what is written, what is said, and the exit status."""
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -368,3 +369,37 @@ def test_real_cifar10_trains_and_evaluates(
     record = runs.read_json(out / runs.EVALUATION)
     assert record["data"]["name"] == "cifar10"
     assert record["data"]["images"] == 50
+
+
+PASSED_ON: dict[str, tuple[str, dict[str, object]]] = {
+    "evaluate run --search bf16 --corruptions --transfer-from other --seed 7 --batch-size 9 --curve eps": (
+        "audit.audit",
+        {
+            "search": "bf16",
+            "corruptions": True,
+            "transfer_from": "other",
+            "seed": 7,
+            "batch_size": 9,
+            "curves": ["eps"],
+        },
+    ),
+    "attack a.png --run run --seed 7 --norm l2 --eps 1 --attack fgsm --label cat": (
+        "attack_pictures.attack_pictures",
+        {"seed": 7, "norm": "l2", "eps": 1.0, "attack": "fgsm", "label": "cat"},
+    ),
+    "embedding run --seed 7 --limit 5 --batch-size 9": ("embedding.measure", {"seed": 7, "limit": 5, "batch_size": 9}),
+    "second-stage run --adversarial --epochs 3 --lr 0.4": (
+        "second_stage.start",
+        {"adversarial": True, "epochs": 3, "lr": 0.4},
+    ),
+}
+
+
+@pytest.mark.parametrize("typed", PASSED_ON)
+def test_every_option_reaches_what_it_is_for(typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (called, expected), given = PASSED_ON[typed], {}
+    module, _, function = called.partition(".")
+    found = importlib.import_module(f"anchor_robust.{module}")
+    monkeypatch.setattr(found, function, lambda *_, **told: given.update(told) or 1 / 0)
+    assert main(typed.split()) == 1
+    assert {key: given.get(key) for key in expected} == expected

@@ -179,6 +179,10 @@ def test_two_seeds_have_no_interval_of_the_difference(tmp_path: Path) -> None:
         {"pgd": {"steps": 10}},
         {"pgd": {"step_size": 0.004}},
         {"pgd": {"restarts": 2}},
+        {"pgd": {"start": "none"}},
+        {"pgd": {"loss": "dlr"}},
+        {"pgd": {"engine": "pyautoattack"}},
+        {"pgd": {"search": "bf16"}},
         {"sha256": "others"},
         {"images": 100},
     ],
@@ -403,3 +407,26 @@ def test_what_cannot_be_compared_is_said_in_one_line(
     assert told.err.count("\n") == 1
     for word in WRONG[typed]:
         assert word in told.err
+
+
+@pytest.mark.parametrize("other", [{"precision": "bf16-mixed"}, {"data": {"train": {"sha256": "others"}}}], ids=str)
+def test_other_images_or_another_precision_make_another_method(other: dict[str, Any], tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / str(seed), seed=seed) for seed in (0, 1)]
+    runs.write_json(paths[1] / runs.ENVIRONMENT, runs.read_json(paths[1] / runs.ENVIRONMENT) | other)
+    assert [each["seeds"] for each in comparison(paths)["methods"]] == [[0], [1]]
+
+
+@pytest.mark.parametrize(
+    "key",
+    (
+        *("data.name", "threat.norm", "threat.eps"),
+        *("validation.steps", "validation.step_size", "validation.images"),
+    ),
+)
+def test_what_was_validated_otherwise_has_no_equal_cost(key: str, tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / method, method, passes=3) for method in ("pgd-at", "anchor")]
+    recipe, (section, setting) = yaml.safe_load((paths[1] / runs.RECIPE).read_text()), key.split(".")
+    recipe[section][setting] = "other" if isinstance(recipe[section][setting], str) else 0.5
+    (paths[1] / runs.RECIPE).write_text(yaml.safe_dump(recipe))
+    facts = comparison(paths)
+    assert all("not validated in the same way" in facts[each]["why_not"] for each in ("equal_passes", "equal_seconds"))

@@ -161,6 +161,13 @@ def test_networks_compute_what_their_papers_say(
     torch.testing.assert_close(network(x), by_hand(network.state_dict(), x, activated), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("make", (resnet8, resnet18, preact_resnet18))
+def test_the_activation_is_the_one_that_is_asked_for(make: Callable[..., nn.Module]) -> None:
+    relu, silu = (shaken(make(width=4, activation=name)).eval() for name in ("relu", "silu"))
+    silu.load_state_dict(relu.state_dict())
+    assert not torch.allclose(relu(pictures()), silu(pictures()), atol=1e-3)
+
+
 # --- classifier ------------------------------------------------------------------------------------------------------
 
 

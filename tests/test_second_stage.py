@@ -22,8 +22,9 @@ from anchor_robust.display import Display
 from anchor_robust.errors import Refusal
 from anchor_robust.evaluation import evaluating
 from anchor_robust.models import LogitsOnly
-from anchor_robust.optimise import sgd
+from anchor_robust.optimise import learning_rate, sgd
 from anchor_robust.recipe import settle
+from anchor_robust.report.compare import comparison
 from anchor_robust.subject import digest
 from anchor_robust.train import Training
 
@@ -94,6 +95,8 @@ def test_the_new_run_is_like_any_other(adversarial: bool, name: str, encoder: Pa
     assert runs.read_json(run / runs.ENVIRONMENT)["passes"] == (theirs.attack.steps + 1 if adversarial else 1)
     model, header = checkpoint.load_with_header(run)
     done = {"adversarial": adversarial, "epochs": 3, "lr": 1.0, "encoder": str(encoder), **digest(str(encoder))}
+    own = settle(str(encoder / runs.RECIPE)).optimise
+    done["encoder_settings"] = {f"optimise.{key}": getattr(own, key) for key in ("lr", "ema")}
     assert header["second_stage"] == runs.read_json(run / runs.ENVIRONMENT)["second_stage"] == done
     assert header["projection_width"] == 0
     assert model.classifier.projection is None
@@ -110,6 +113,21 @@ def test_the_recipe_of_a_head_has_no_setting_that_it_did_not_follow(encoder: Pat
     plain = ("--optimise.epochs=3", "--optimise.lr=1.0", "--optimise.ema=0", "--name=digits-anchor-clean-head")
     recipe = settle(str(head / runs.RECIPE))
     assert replace(recipe, name="") == replace(settle(str(encoder / runs.RECIPE), plain), name="")
+
+
+def test_heads_on_encoders_of_two_kinds_are_two_methods(
+    encoder: Path, heads: dict[bool, Second], tmp_path: Path
+) -> None:
+    other = train.start(
+        settle("digits-anchor", [*SMALL, "--seed=1", "--optimise.awp=0.01"]), tmp_path / "other", None, Display()
+    )
+    head, _ = second_stage.start(other, tmp_path / "head", None, Display(), epochs=3, lr=1.0)
+    first = Path(shutil.copytree(heads[False][0], tmp_path / "first"))
+    for run in (first, head):
+        audit.audit(str(run), ["clean"], limit=50, display=Display())
+    methods = comparison([first, head])["methods"]
+    assert [each["seeds"] for each in methods] == [[0], [1]]
+    assert methods[1]["differs"]["encoder.optimise.awp"] == 0.01
 
 
 def test_before_is_what_training_measured(encoder: Path, heads: dict[bool, Second]) -> None:
@@ -207,6 +225,30 @@ def test_same_run_same_head(encoder: Path, heads: dict[bool, Second], tmp_path: 
     again, _ = second_stage.start(encoder, tmp_path / "again", None, Display(), adversarial=True, epochs=3, lr=1.0)
     ours, theirs = load_file(again / runs.WEIGHTS), load_file(heads[True][0] / runs.WEIGHTS)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_head_follows_seed_schedule_and_augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = (*SMALL, "--seed=3", "--optimise.epochs=1", "--validation.every=1", "--data.flip=true")
+    run = train.start(settle("digits-anchor", settings), tmp_path / "run", None, Display())
+    step, seen, heads, light = second_stage.step, [], [], []
+
+    def noted(training: Training, optimizer: torch.optim.Optimizer, indices: Tensor, adversarial: bool) -> object:
+        heads.append(training.network.backbone.linear.weight.detach().clone())
+        view = training.learner.light
+        learner = replace(training.learner, light=lambda x, generator: light.append(len(x)) or view(x, generator))
+        seen.append((indices, optimizer.param_groups[0]["lr"]))
+        return step(replace(training, learner=learner), optimizer, indices, adversarial)
+
+    monkeypatch.setattr(second_stage, "step", noted)
+    head, _ = second_stage.start(run, tmp_path / "head", None, Display(), epochs=2, lr=0.7)
+    recipe, steps = settle(str(head / runs.RECIPE)), len(seen)
+    assert [rate for _, rate in seen] == [learning_rate(recipe.optimise, number, steps) for number in range(steps)]
+    images = len(data.load("digits", "train")) - recipe.validation.images
+    for epoch, order in enumerate(torch.cat([indices for indices, _ in seen]).view(2, -1), start=1):
+        assert torch.equal(order, train.shuffled(images, 3, epoch)[: len(order)])
+    assert light == [recipe.optimise.batch_size] * steps
+    torch.manual_seed(3)
+    assert torch.equal(heads[0], torch.nn.Linear(*reversed(heads[0].shape)).weight)
 
 
 def test_the_old_head_leaves_no_trace(encoder: Path, heads: dict[bool, Second], tmp_path: Path) -> None:

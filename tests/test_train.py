@@ -27,6 +27,8 @@ from anchor_robust.data import augment
 from anchor_robust.data.mix import Mixed, mix
 from anchor_robust.display import Display, Plan, Quiet
 from anchor_robust.errors import Refusal
+from anchor_robust.evaluation import evaluating
+from anchor_robust.optimise import learning_rate
 from anchor_robust.recipe import Recipe, settle
 
 EPOCHS, STEPS_PER_EPOCH = 3, 9
@@ -264,6 +266,95 @@ def test_the_average_begins_where_the_recipe_says(tmp_path: Path) -> None:
         weights = [each.state_dict()["backbone.conv1.weight"] for each in (training.network, training.average.network)]
         same.append(torch.equal(*weights))
     assert same == [True, True, False, False]
+
+
+def test_every_epoch_takes_each_image_once_in_an_order_and_at_a_rate_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, seen, rates, recipe = train.loop.step, [], [], small("standard", "--seed=1")
+
+    def noted(training: train.Training, number: int, steps: int, indices: Tensor) -> object:
+        reported = step(training, number, steps, indices)
+        seen.append(indices)
+        rates.append(training.optimizer.param_groups[0]["lr"])
+        return reported
+
+    monkeypatch.setattr(train.loop, "step", noted)
+    train.start(recipe, tmp_path / "run", None, Display())
+    orders = torch.cat(seen).view(EPOCHS, -1)
+    assert all(len(order.unique()) == STEPS_PER_EPOCH * 128 for order in orders)
+    assert len({tuple(order.tolist()) for order in orders}) == EPOCHS
+    assert not torch.equal(train.shuffled(99, 0, 0), train.shuffled(99, 1, 0))
+    steps = EPOCHS * STEPS_PER_EPOCH
+    assert rates == [learning_rate(recipe.optimise, number, steps) for number in range(steps)]
+
+
+def test_a_step_attacks_the_weights_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training, batch = train.build(small("pgd-at"), data.load("digits", "train"), tmp_path), train.update.batch
+
+    def noted(*given: Any) -> Any:
+        x = training.train.pixels(torch.arange(9))
+        with torch.no_grad(), evaluating(training.network, x.device):
+            torch.testing.assert_close(training.search(x), training.network(x)[0], rtol=1e-4, atol=1e-4)
+        return batch(*given)
+
+    monkeypatch.setattr(train.update, "batch", noted)
+    for number in (0, 1):
+        train.update.step(training, number, 10, torch.arange(128))
+
+
+def test_the_seed_decides_weights_and_random_numbers_each(tmp_path: Path) -> None:
+    images = data.load("digits", "train")
+    one, other = (train.build(small("anchor", f"--seed={seed}"), images, tmp_path) for seed in (0, 1))
+    assert not torch.equal(one.network.backbone.conv1.weight, other.network.backbone.conv1.weight)
+    assert not torch.equal(one.generator.get_state(), other.generator.get_state())
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("mixing", ["none", "mixup", "cutmix"])
+def test_the_views_are_those_of_the_recipe(flip: bool, mixing: str, tmp_path: Path) -> None:
+    settings = ("--data.crop=2", f"--data.flip={flip}", f"--data.mix={mixing}")
+    training = train.build(small("anchor", *settings), data.load("digits", "train"), tmp_path)
+    x, generators = training.train.pixels(torch.arange(64)), [torch.Generator().manual_seed(0) for _ in range(4)]
+    assert torch.equal(training.learner.light(x, generators[0]), augment.light(x, 2, flip, generators[1]))
+    strong = augment.strong(x, flip, generators[2], cut=mixing != "cutmix")
+    assert torch.equal(training.learner.strong(x, generators[3]), strong)
+
+
+def test_a_method_that_does_not_defend_keeps_its_best_clean_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([(0.5, 0.9), (0.8, 0.3), (0.7, 0.2)])
+    validations = ({"validation_clean": clean, "validation_robust": robust} for clean, robust in measured)
+    monkeypatch.setattr(train.loop, "validate", lambda training: next(validations))
+    run = train.start(small("standard"), tmp_path / "run", None, Display())
+    assert checkpoint.load_with_header(run)[1]["validation"]["epoch"] == 2
+
+
+def test_validation_has_an_attack_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, seen = small("pgd-at", "--validation.step_size=0.04"), []
+    training = train.build(recipe, data.load("digits", "train"), tmp_path)
+    monkeypatch.setattr(train.loop, "withstand", lambda model, attack, *rest: seen.append(attack) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train.validate(training)
+    assert (seen[0].steps, seen[0].step_size, seen[0].ball) == (2, 0.04, recipe.threat)
+
+
+def test_the_gradient_is_clipped_to_the_length_that_the_recipe_says(tmp_path: Path) -> None:
+    training = train.build(small("pgd-at", "--optimise.clip=0.01"), data.load("digits", "train"), tmp_path)
+    train.update.step(training, 0, 10, torch.arange(128))
+    lengths = [each.grad.norm() for each in training.network.parameters() if each.grad is not None]
+    assert torch.stack(lengths).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_mixing_and_perturbation_have_the_recipes_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = small("pgd-at", "--data.mix=mixup", "--data.mix_alpha=0.3", "--optimise.awp=0.02")
+    training, given = train.build(recipe, data.load("digits", "train"), tmp_path), []
+    blend, perturbed = train.update.mix, train.update.perturbed
+    monkeypatch.setattr(train.update, "mix", lambda *told: given.append(told[3:5]) or blend(*told))
+    monkeypatch.setattr(train.update, "perturbed", lambda *told: given.append(told[2]) or perturbed(*told))
+    train.update.step(training, 0, 10, torch.arange(128))
+    assert given == [("mixup", 0.3), 0.02]
 
 
 def test_images_are_mixed_after_their_crop_and_cut_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,8 @@ from .evaluation import evaluating
 from .interrupt import interruptible
 from .intervals import wilson
 from .optimise import Average, learning_rate, sgd
-from .recipe import Recipe, settle
+from .recipe import Recipe, as_mapping, settle
+from .report.dotted import flat
 from .subject import digest
 from .train import Training, build, circumstances, log_point, shuffled, validate
 
@@ -52,7 +53,7 @@ def start(
     """
     if not (source / runs.RECIPE).is_file():
         raise Refusal(f"{source} holds no {runs.RECIPE}; give a run that anchor train has written")
-    recipe = settle(str(source / runs.RECIPE))
+    own = recipe = settle(str(source / runs.RECIPE))
     try:
         asked = replace(recipe.optimise, epochs=epochs, lr=lr)
     except Refusal as refusal:
@@ -69,7 +70,14 @@ def start(
     runs.check_free(run)
     training = encoder(source, recipe, data.load(recipe.data.name, "train", data_dir), run)
     before = validate(training)
-    done = {"adversarial": adversarial, "epochs": epochs, "lr": lr, "encoder": str(source), **digest(str(source))}
+    done = {
+        "adversarial": adversarial,
+        "epochs": epochs,
+        "lr": lr,
+        "encoder": str(source),
+        **digest(str(source)),
+        "encoder_settings": replaced(own, recipe) | inherited(source),
+    }
     passes = recipe.attack.steps + 1 if adversarial else 1
     with runs.beginning(run):
         runs.write_text(run / runs.RECIPE, recipe.text())
@@ -79,6 +87,18 @@ def start(
         checkpoint.save_weights(run / runs.WEIGHTS, training.network, header)
     display.line(f"finished: {run / runs.WEIGHTS}; next: anchor evaluate {run}")
     return run, {str(source): as_record(training, before), str(run): as_record(training, after)}
+
+
+def replaced(own: Recipe, recipe: Recipe) -> dict[str, Any]:
+    """The encoder's settings where the head's recipe says something else; by them its methods are told apart."""
+    before, after = (flat(as_mapping(each)) for each in (own, recipe))
+    return {key: value for key, value in before.items() if key != "name" and after.get(key) != value}
+
+
+def inherited(source: Path) -> dict[str, Any]:
+    """Those of the encoder's own encoder, if it is a second stage itself."""
+    earlier = runs.read_json(source / runs.ENVIRONMENT).get("second_stage", {}).get("encoder_settings", {})
+    return {f"encoder.{key}": value for key, value in earlier.items()}
 
 
 def encoder(source: Path, recipe: Recipe, images: ImageSet, run: Path) -> Training:

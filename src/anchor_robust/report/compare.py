@@ -14,7 +14,10 @@ from .paired import mcnemar, paired_t
 Facts = dict[str, Any]
 SCHEMA = 1
 # What two validation accuracies depend on, beside the weights.
-VALIDATED = ("data.name", "threat.norm", "threat.eps", "validation.steps", "validation.step_size", "validation.images")
+VALIDATED = (
+    *("data.name", "threat.norm", "threat.eps"),
+    *("validation.steps", "validation.step_size", "validation.images", "validation_images"),
+)
 
 
 def comparison(paths: Sequence[Path], evaluation: str = EVALUATION) -> Facts:

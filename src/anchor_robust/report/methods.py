@@ -23,9 +23,10 @@ ASSUMED = {"engine": "anchor", "search": "float32"}  # where a record does not s
 class Run:
     """One run directory: what was asked, what was measured, what it cost.
 
-    `settings` are the recipe's by dotted name without seed and name, and beside them what else decides the weights:
-    the precision that was used and the training images. `passes` are forward and backward, of an image in one step
-    (runs of early versions do not say). `held` has for each attack which test images the model held.
+    `settings` are the recipe's by dotted name without seed and name, and beside them what else decides the weights: the
+    precision that was used, the images, and of a head how its encoder was trained. `passes` are forward and backward,
+    of an image in one step (runs of early versions do not say). `held` has for each attack which test images the model
+    held.
     """
 
     path: Path
@@ -68,6 +69,11 @@ def read(path: Path, evaluation: str = runs.EVALUATION) -> Run:
         trained_on = {
             "precision": environment["precision"],
             "training_images": environment["data"]["train"]["sha256"][:12],
+            "validation_images": environment["data"].get("validation", {}).get("sha256", "")[:12],
+            **{
+                f"encoder.{key}": value
+                for key, value in environment.get("second_stage", {}).get("encoder_settings", {}).items()
+            },
         }
         return Run(
             path,
