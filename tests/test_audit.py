@@ -1,5 +1,6 @@
 """Attacks that need more than a model and a ball, corruptions, and what goes into the record beside accuracies."""
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from anchor_robust.errors import Refusal
 from anchor_robust.evaluation import Ledger
 from anchor_robust.evaluation.protocols import pgd20
 from anchor_robust.report.card import card
-from anchor_robust.subject import Subject
+from anchor_robust.subject import Named, Subject, under_test
 from anchor_robust.threat import Ball
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -260,3 +261,31 @@ def test_embedding_attacks_need_an_embedding(tmp_path: Path, monkeypatch: pytest
     named = {"model": "plain_model:make", "dataset": "digits", "normalize": "none"}
     with pytest.raises(Refusal, match="needs the embedding of a model that anchor train has written"):
         audit.audit(None, ["embedding-centroid"], limit=5, display=Display(), **named)
+
+
+def test_every_word_reaches_the_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def stopped(*given: Any, **more: Any) -> None:
+        seen.update(more)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(audit, "measure", stopped)
+    asked: dict[str, Any] = {"batch_size": 7, "seed": 3, "engine": "reference", "search": "bf16", "curves": ("eps",)}
+    where = {"limit": 5, "out": tmp_path / "r.json", "display": Display()}
+    with pytest.raises(KeyboardInterrupt):
+        audit.audit(DIGITS, ["autoattack"], norm="l2", eps=0.5, **asked, **where)
+    assert asked.items() <= seen.items()
+    assert seen["ball"] == Ball("l2", 0.5)
+    told = seen["ledger"].identity
+    assert told["model"]["sha256"] == hashlib.sha256((Path(DIGITS) / runs.WEIGHTS).read_bytes()).hexdigest()
+    assert {"device", "versions"} <= told["environment"].keys()
+
+
+@pytest.mark.parametrize("loss", ("centroid", "contrast"))
+def test_embedding_attacks_climb_their_own_loss_from_training_images(loss: str) -> None:
+    planned = audit.in_context(f"embedding-{loss}", under_test(Named(DIGITS), torch.device("cpu")), None, BALL, None)
+    (attack,) = planned.stages[0].attacks
+    bank = data.sample(data.load("digits", "train"), audit.REFERENCES)
+    assert attack.loss == loss
+    assert torch.equal(attack.references, bank.pixels(slice(None)))

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 import anchor_robust
 from anchor_robust import checks, data
-from anchor_robust.checks import adversarials, gradients, inputs, outputs, strength
-from anchor_robust.checks.finding import beyond
+from anchor_robust.attacks import PGD, fgsm
+from anchor_robust.checks import adversarials, examination, gradients, inputs, outputs, strength
+from anchor_robust.checks.finding import beyond, skipped
 from anchor_robust.data import corrupt
 from anchor_robust.threat import Ball
 
@@ -398,3 +399,49 @@ def test_honest_networks_on_cifar10_pass(cifar_dir) -> None:
     for model, other in [(robust, standard), (standard, robust)]:
         found = checks.run(model, test.pixels(slice(None)), test.labels, Ball("linf", 0.031), sibling=other, images=20)
         assert [entry for entry in found if entry["verdict"] != "pass"] == []
+
+
+def test_outcomes_stay_with_their_images(
+    honest: Honest, digits: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (x, y), seen = digits, {}
+    monkeypatch.setattr(
+        examination, "compare_attacks", lambda case, found, sibling: seen.update(x=case.x, **found) or []
+    )
+    some_wrong = torch.where(torch.arange(len(y)) % 5 == 0, (y + 1) % 10, y)
+    bright = x.flatten(1).mean(1) > x.mean()
+    checks.run(honest, x, some_wrong, BALL, held={"pgd20": bright.numpy()}, images=60)
+    assert torch.equal(seen["pgd20"], seen["x"].flatten(1).mean(1) > x.mean())
+
+
+def test_both_losses_are_climbed_and_one_step_is_fgsm(
+    honest: Honest, digits: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ball, climbed, compared, search = Ball("linf", 0.1), [], [], PGD.search
+    monkeypatch.setattr(PGD, "search", lambda self, *more: climbed.append(self) or search(self, *more))
+    monkeypatch.setattr(strength, "more_steps", lambda *more: compared.append(more) or skipped(strength.STEPS, "seen"))
+    honest.requires_grad_(False)
+    right = honest(digits[0]).argmax(1) == digits[1]
+    x, y = digits[0][right][:40], digits[1][right][:40]
+    examination.compare_attacks(examination.Case(honest, x, y, ball, seeded(), 40), {}, None)
+    assert {each.loss for each in climbed if each.steps == 20 and each.ball == ball} == {"ce", "margin"}
+    ((once, *_),) = compared
+    assert once.tolist() == pytest.approx(strength.precise_loss(honest(fgsm(ball)(honest, x, y)), y).tolist())
+
+
+def test_each_threshold_is_where_it_is_said_to_be() -> None:
+    zeros, ball, x = torch.zeros(100), Ball("linf", 0.1), torch.full((100, 1), 0.5)
+    y = zeros.long()
+
+    def logits(right: Tensor) -> Tensor:
+        return torch.stack([right.float(), 1 - right.float()], 1)
+
+    for first, check in (
+        (21, lambda lower: strength.more_steps(zeros, zeros - lower.float(), 20)),
+        (14, lambda held: strength.breaks_everything(held, ball)),
+        (6, lambda right: adversarials.hold_in_float32(lambda x: logits(right.flip(0)), ball, x, y, x)),
+        (21, lambda right: adversarials.hold_in_8_bits(lambda x: logits(right), ball, y, x)),
+    ):
+        assert [check(torch.arange(100) < n)["verdict"] for n in (first - 1, first)] == ["pass", "warn"]
+    nan = torch.where(torch.arange(100) < 6, torch.nan, 1.0)
+    assert gradients.reach_pixels({"ce": nan, "margin": nan})["verdict"] == "warn"

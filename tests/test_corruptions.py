@@ -13,8 +13,11 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from anchor_robust import data
 from anchor_robust.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from anchor_robust.errors import Refusal
+from anchor_robust.evaluation import silent_bar
+from anchor_robust.evaluation.corrupted import corrupted
 
 severities = pytest.mark.parametrize("severity", SEVERITIES)
 
@@ -119,3 +122,10 @@ def test_what_cannot_be_done_is_refused(x, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(Refusal, match="pip install pillow"):
         corrupt("jpeg", 1, x, seeded())
+
+
+def test_the_seed_reaches_the_corruptions() -> None:
+    images, seen = data.load("digits", "test").first(6), []
+    corrupted(lambda x: seen.append(x) or x.flatten(1)[:, :10], images, None, 6, 3, silent_bar)
+    expected = corrupt("gaussian_noise", 1, images.pixels(slice(None)), torch.Generator().manual_seed(3))
+    assert torch.equal(seen[0], expected)

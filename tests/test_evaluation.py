@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 from unittest import mock
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 import anchor_robust
 from anchor_robust import evaluation
-from anchor_robust.attacks import APGD, PGD, Attack, Square
+from anchor_robust.attacks import APGD, PGD, Attack, Noise, Square
 from anchor_robust.data import Given
 from anchor_robust.errors import Refusal
 from anchor_robust.evaluation import PROTOCOLS, evaluate, measure
@@ -191,6 +192,9 @@ def test_the_protocols_are_the_published_ones() -> None:
         ("fgsm", paper): PGD(paper, steps=1, step_size=0.031, start="none"),
         ("apgd-ce", paper): APGD(paper, steps=100, restarts=1, loss="ce"),
         ("square", paper): Square(paper, queries=5000),
+        ("pgd20-margin", paper): PGD(paper, steps=20, step_size=0.003, loss="margin"),
+        ("pgd20-targeted", paper): PGD(paper, steps=20, step_size=0.003, target=-1),
+        ("noise", paper): Noise(paper, draws=100),
     }
     for (name, ball), attack in published.items():
         assert [stage.attacks for stage in PROTOCOLS[name].stages(ball, 10)] == [(attack,)]
@@ -639,3 +643,28 @@ def test_the_surface_is_there_before_any_room_is_imported() -> None:
         early = fresh.evaluate, fresh.load
         rooms = [importlib.import_module(f"anchor_robust.{room}") for room in ("evaluation", "checkpoint")]
         assert early == (fresh.evaluate, fresh.load) == (rooms[0].evaluate, rooms[1].load)
+
+
+@pytest.mark.parametrize("outside", range(4))
+def test_one_batch_outside_is_told_wherever_it_comes(outside: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, y = linear_model("linf", 0.031, [0.5, 2.0])
+    calls = count()
+    monkeypatch.setattr(Ball, "contains", lambda self, x_adv, x: torch.full((len(x),), next(calls) != outside))
+    found = evaluate(model, x, y, ("pgd20", "pgd20-2-255"), batch_size=1, checks=False)["checks"]
+    assert [check["verdict"] for check in found] == ["warn"]
+
+
+@pytest.mark.parametrize("label", (0, 1))
+@pytest.mark.parametrize("attack", (Noise, APGD, PGD), ids=lambda kind: kind.__name__)
+def test_no_answer_is_nobodys_label(attack: type[Attack], label: int) -> None:
+    """Half of the ball makes the logits NaN, of which argmax says 0."""
+    x, y, ball = torch.full((8, 1, 2, 2), 0.5), torch.full((8,), label), Ball("linf", 0.031)
+
+    def model(x: Tensor) -> Tensor:
+        mean = x.flatten(1).mean(1, keepdim=True)
+        right = torch.where(mean > 0.505, torch.nan, 1 - mean)
+        return torch.cat([right, 0 * mean] if label == 0 else [0 * mean, right], 1)
+
+    more = {Noise: {"draws": 100}, APGD: {"steps": 10}, PGD: {"restarts": 10}}[attack]
+    found = measure(model, Given(x, y), (attack(ball, **more),), ball=ball, checks=False)
+    assert not any(outcomes.any() for name, outcomes in found.outcomes.items() if name.startswith("held_"))

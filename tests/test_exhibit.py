@@ -229,3 +229,12 @@ def test_neighbours_stay_neighbours_in_their_plane() -> None:
     assert torch.equal(plane, geometry.neighbour_plane(torch.nn.functional.normalize(groups, dim=1)))
     assert geometry.perplexity(200) == 30
     assert geometry.perplexity(4) == 1
+
+
+def test_the_map_shows_attacked_images_and_the_seed_matters() -> None:
+    images, model = grey(torch.arange(60, 190, 5), side=8), classifier().eval()
+    kept, other = (exhibit.exhibit(model, images, Ball("linf", EPS), seed=seed).arrays for seed in (0, 1))
+    moved = np.abs(kept["map_move"]).max((1, 2, 3))
+    assert (moved >= 0.8 * 255 * EPS).all()
+    assert (moved <= 255 * EPS + 0.5).all()
+    assert not np.array_equal(kept["gallery_move"], other["gallery_move"])

@@ -386,3 +386,10 @@ def test_a_torchscript_failure_is_told_by_its_end(tiny: Tiny, tmp_path: Path) ->
     with pytest.raises(Refusal, match=r"\[1, 8, 8\] \([^)]*expected input") as told:
         trial.check_logits(torchscript.load(tmp_path / "model.pt", CPU), images()[:, :1], 3, "model.pt")
     assert "Traceback" not in str(told.value)
+
+
+def test_half_precision_is_widened_on_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = nn.Linear(2, 2).half()
+    auto = SimpleNamespace(from_pretrained=lambda path, **asked: (half, {"missing_keys": []}))
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(AutoModelForImageClassification=auto))
+    assert huggingface.classifier(tmp_path).weight.dtype == torch.float32

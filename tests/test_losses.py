@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from anchor_robust.errors import Refusal
-from anchor_robust.losses import blockwise, contrastive, hard_supcon
+from anchor_robust.losses import blockwise, contrastive, hard_supcon, selective_supcon
 
 
 @pytest.fixture(autouse=True, params=["at once", "in blocks"])
@@ -265,3 +265,19 @@ def test_wrong_arguments_are_refused_in_one_line(wrong, hint) -> None:
     with pytest.raises(Refusal, match=hint) as refusal:
         hard_supcon(**{**GOOD, **wrong})
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("selection", ("all", "hard", "soft", "leaked"))
+def test_selective_supcon_equals_its_formulas(selection: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = F.normalize(torch.randn(20, 5, generator=generator, dtype=torch.float64), dim=1)
+    y, p = (torch.randint(3, (20,), generator=generator) for _ in range(2))
+    losses = []
+    for i in range(20):
+        rival = {"all": p == p, "hard": p == y[i], "soft": p == p[i], "leaked": p == p[i]}[selection]
+        own = [j for j in range(20) if j != i and y[j] == y[i] and (selection != "leaked" or p[j] == p[i])]
+        others = [j for j in range(20) if y[j] != y[i] and rival[j]]
+        if own:
+            scores = z @ z[i] / 0.4
+            losses.append(-(scores[own] - scores[own + others].logsumexp(0)).mean())
+    assert selective_supcon(z, y, p, selection, 0.4).item() == pytest.approx(torch.stack(losses).mean().item())

@@ -2,6 +2,8 @@
 
 import sys
 from functools import partial
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +15,9 @@ from anchor_robust.attacks import PGD, Attack, Square, Stage
 from anchor_robust.attacks.base import Model
 from anchor_robust.data import Given
 from anchor_robust.errors import Refusal
-from anchor_robust.evaluation import PROTOCOLS, Protocol, evaluate, measure, measuring, searching
+from anchor_robust.evaluation import PROTOCOLS, Protocol, course, evaluate, measure, measuring, searching
 from anchor_robust.evaluation.protocols import Planned, known_attacks, plan
+from anchor_robust.evaluation.reference import Reference
 from anchor_robust.models import Classifier, LogitsOnly, backbone
 from anchor_robust.threat import Ball
 
@@ -409,3 +412,44 @@ def test_checks_see_the_measurement_and_join_the_record(monkeypatch: pytest.Monk
     assert measure(model, Given(x, y), ("pgd20", *elsewhere), checks=True, **given).record["checks"][-1] == found
     assert found not in measure(model, Given(x, y), ("pgd20",), **given).record["checks"]
     assert measure(model, Given(x, y), ("clean",), checks=True, **given).record["checks"] == []
+
+
+@pytest.mark.parametrize("classes, targets", ((12, 9), (5, 4)))
+def test_the_authors_code_tries_every_target(classes: int, targets: int) -> None:
+    pytest.importorskip("pyautoattack")
+    model, x, *_ = linear(classes)
+    previous = sys.gettrace()
+    try:
+        apgd, fab = (Reference(BALL, stage, classes).authors(model, x, 7) for stage in ("apgd-t", "fab-t"))
+    finally:
+        sys.settrace(previous)
+    assert fab.targeted
+    assert apgd.n_target_classes == fab.n_target_classes == targets
+
+
+def test_the_seed_reaches_the_authors_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyautoattack")
+    seeds: list[int] = []
+    idle = SimpleNamespace(perturb=lambda x, y: x)
+    monkeypatch.setattr(Reference, "authors", lambda self, model, x, seed: seeds.append(seed) or idle)
+    model, x, y, _, ball = linear(4)
+    for seed in (0, 0, 1):
+        measure(model, Given(x, y), ("autoattack",), ball=ball, engine="reference", seed=seed)
+    assert seeds[:4] == seeds[4:8]
+    assert len(set(seeds)) == 8
+
+
+def test_the_float32_search_is_float32_where_stages_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(course, "COMPILED_FROM", 0)
+    model, x, y, distance, ball = linear(2)
+    attack = PGD(ball, steps=40, step_size=ball.eps / 10, start="none")
+    held = measure(BlindInBf16(model), Given(x, y), (attack,), search="bf16", batch_size=100).outcomes["held_pgd"]
+    assert held.tolist() == (distance > ball.eps).tolist()
+
+
+def test_a_float32_search_that_leaves_the_ball_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, y, _, ball = linear(2)
+    calls = count()
+    monkeypatch.setattr(Ball, "contains", lambda self, x_adv, x: torch.full((len(x),), next(calls) != 1))
+    found = measure(model, Given(x, y), ("pgd20",), ball=ball, search="bf16").record["checks"]
+    assert found[0]["verdict"] == "warn"

@@ -58,3 +58,12 @@ def test_the_name_of_an_evaluation_tells_it_from_others() -> None:
     )
     names = {Asked(images, **ASKED | change).name() for change in changes}
     assert len(names | {Asked(images.first(9), **ASKED).name()}) == len(changes) + 1
+
+
+def test_the_authors_outcomes_are_not_replaced_by_ours() -> None:
+    images = data.load("digits", "test")
+    theirs = {"attack": "autoattack", "label": "AutoAttack", "norm": "linf", "eps": 0.15, "engine": "pyautoattack"}
+    record = {"data": {"images": 360, "sha256": images.sha256}, "results": [theirs]}
+    for engine in ("anchor", "reference"):
+        asked = Asked(images, **ASKED | {"attacks": ("autoattack",), "engine": engine})
+        assert asked.covers(record) == (engine == "reference")

@@ -280,3 +280,11 @@ def test_records_from_before_the_digest_are_read(tmp_path: Path) -> None:
     record, outcomes = report.read(tmp_path / runs.EVALUATION)
     assert record == {"results": []}
     assert outcomes["label"].tolist() == [0, 1, 2]
+
+
+def test_what_left_the_ball_before_a_kill_is_told_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Ball, "contains", lambda self, x_adv, x: torch.zeros(len(x), dtype=torch.bool))
+        with pytest.raises(Killed):
+            run(Ledger(tmp_path / "record.json"), Bar(8), curves=())
+    assert run(Ledger(tmp_path / "record.json"), curves=()).record["checks"][0]["verdict"] == "warn"

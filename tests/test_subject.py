@@ -1,5 +1,6 @@
 """From what the user names to a model under test: every route gives its logits, every wrong word its one line."""
 
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from anchor_robust import checkpoint, data, runs
+from anchor_robust import audit, checkpoint, data, runs
 from anchor_robust.cli import main
 from anchor_robust.errors import Refusal
 from anchor_robust.formats.normalise import normalisation
 from anchor_robust.settings import keywords
-from anchor_robust.subject import Named, Subject, under_test
+from anchor_robust.subject import Named, Subject, digest, under_test
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 HERE = __name__
@@ -310,3 +311,38 @@ def test_normalisations() -> None:
     for wrong in ("cifar10", "1:2:3", "1:nan", "1:-1", "1,2:1", "1:1,2", "inf:1", "half", ""):
         with pytest.raises(Refusal, match="--normalize"):
             normalisation(wrong, 1)
+
+
+def test_the_digest_of_a_folder_sees_pickled_weights(tmp_path: Path) -> None:
+    told = []
+    for content in (b"1", b"2"):
+        (tmp_path / "pytorch_model.bin").write_bytes(content)
+        told.append(digest(str(tmp_path)))
+    assert told[0] != told[1]
+
+
+@pytest.mark.parametrize("body", ("x", "1 - x"))
+def test_a_change_of_a_models_code_is_another_identity(
+    body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    template = """
+import torch
+
+class Net(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward((BODY).flatten(1))
+
+def net():
+    torch.manual_seed(0)
+    return Net(64, 10)
+"""
+    identities = []
+    for text in ("x", body):
+        (tmp_path / "edited.py").write_text(template.replace("BODY", text))
+        monkeypatch.delitem(sys.modules, "edited", raising=False)
+        importlib.invalidate_caches()
+        named = Named(None, "edited:net", data="digits", normalize="none")
+        identities.append(audit.identity(under_test(named, torch.device("cpu"))))
+    assert (identities[0] == identities[1]) == (body == "x")

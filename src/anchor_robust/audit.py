@@ -137,7 +137,8 @@ def audit(
 def identity(subject: Subject) -> dict[str, Any]:
     """What decides a model's answers. Where its weights cannot be seen, it is never the same as another time."""
     seen = {} if "sha256" in subject.about else {"unseen": uuid.uuid4().hex}
-    return {key: value for key, value in subject.about.items() if key != "source"} | seen
+    answers = {"answers": subject.answers} if subject.answers else {}
+    return {key: value for key, value in subject.about.items() if key != "source"} | answers | seen
 
 
 def in_context(

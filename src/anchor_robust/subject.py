@@ -47,7 +47,8 @@ class Subject:
     """The model under test, from pixels in [0, 1] to logits, what is known of it, and the test images it belongs to.
 
     `run` is the run directory that the model comes from, if it comes from one; `note` is what its user should know;
-    `trained_on` names the data set of a model of ours.
+    `trained_on` names the data set of a model of ours; `answers` is the digest of what any other says of a few
+    images, by which a change of its code is seen.
     """
 
     model: nn.Module
@@ -57,6 +58,7 @@ class Subject:
     run: Path | None = None
     note: str = ""
     trained_on: str = ""
+    answers: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,9 @@ def foreign(named: Named, device: torch.device) -> Subject:
         trial.check_steady(model, x, str(named))
     weights = digest(named.source) if named.source else digest_of(network)
     about = {"source": str(named), "format": form, **about, **weights}
-    return Subject(model, about, images, Ball("linf", PAPER_EPS), note=note)
+    with torch.no_grad():
+        answers = hashlib.sha256(model(x).float().cpu().numpy().tobytes()).hexdigest()
+    return Subject(model, about, images, Ball("linf", PAPER_EPS), note=note, answers=answers)
 
 
 def listed(classes: Sequence[str]) -> str:

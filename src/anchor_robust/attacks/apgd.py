@@ -12,7 +12,7 @@ from ..errors import Refusal
 from ..threat import Ball, per_image
 from .base import Attack, Model, check_count
 from .gradient import forward_and_back
-from .margins import cross_entropy, dlr, ranked_target, targeted_dlr
+from .margins import cross_entropy, dlr, fooled, ranked_target, targeted_dlr
 from .standing import Standing, packed
 
 Loss = Literal["ce", "dlr"]
@@ -107,7 +107,7 @@ class Climber(Attack):
         return forward_and_back(model, x_adv, lambda logits: self.losses(logits, y, target))
 
     def _without_fallen(self, climb: Climb, logits: Tensor, standing: Standing) -> Climb:
-        left = standing.drop(logits.argmax(1) != climb.y, climb.x_adv)
+        left = standing.drop(fooled(logits, climb.y), climb.x_adv)
         return climb if left is None else packed(climb, left)
 
     def _move(self, climb: Climb, momentum: float) -> None:

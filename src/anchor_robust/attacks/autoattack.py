@@ -11,6 +11,7 @@ from ..threat import Ball
 from .apgd import APGD, APGDT
 from .base import Attack, Model
 from .fab import FAB
+from .margins import fooled
 from .square import Square
 from .standing import Standing
 
@@ -104,5 +105,5 @@ class AutoAttack(Attack):
     @torch.no_grad()
     def _judge(self, model: Model, x_adv: Tensor, y: Tensor, standing: Standing) -> Tensor:
         logits = model(x_adv)
-        standing.drop(logits.argmax(1) != y, x_adv)
+        standing.drop(fooled(logits, y), x_adv)
         return logits

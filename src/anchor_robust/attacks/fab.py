@@ -11,7 +11,7 @@ from ..threat import Ball, per_image
 from .base import Attack, Model, check_count
 from .gradient import forward_and_back
 from .hyperplane import move_to_hyperplane
-from .margins import ranked_target, targeted_margin
+from .margins import fooled, ranked_target, targeted_margin
 from .standing import Standing, packed
 
 TINY = 1e-8
@@ -73,18 +73,18 @@ class FAB(Attack):
         with torch.no_grad():
             logits = model(x)
         state = Approach(x, y, ranked_target(logits, y, self.target), x)
-        left = standing.drop(logits.argmax(1) != y, x)
+        left = standing.drop(fooled(logits, y), x)
         state = state if left is None else packed(state, left)
         for _ in range(self.steps):
             if not len(standing):
                 break
             state.x_adv = self._step(model, state)
             with torch.no_grad():
-                fooled = model(state.x_adv).argmax(1) != state.y
-            fallen = fooled & self.ball.contains(state.x_adv, state.x, tolerance=0)
+                across = fooled(model(state.x_adv), state.y)
+            fallen = across & self.ball.contains(state.x_adv, state.x, tolerance=0)
             left = standing.drop(fallen, state.x_adv)
             drawn_back = torch.lerp(state.x, state.x_adv, self.beta)
-            state.x_adv = torch.where(per_image(fooled, x), drawn_back, state.x_adv)
+            state.x_adv = torch.where(per_image(across, x), drawn_back, state.x_adv)
             state = state if left is None else packed(state, left)
         return standing.x_adv
 

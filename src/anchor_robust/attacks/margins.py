@@ -13,6 +13,11 @@ from ..errors import Refusal
 TINY = 1e-12
 
 
+def fooled(logits: Tensor, y: Tensor) -> Tensor:
+    """Whether the answer is another than y, bool [n]; NaN is no answer, though argmax takes it for one."""
+    return (logits.argmax(1) != y) | logits.isnan().any(1)
+
+
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """log sum_j exp(z_j) - z_y, [n]."""
     return F.cross_entropy(_precise(logits), y, reduction="none")

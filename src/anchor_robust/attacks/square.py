@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import Refusal
 from ..threat import Ball
 from .base import Attack, Model, check_count, local_of
-from .margins import margin
+from .margins import fooled, margin
 from .squares import Signs, Window, bumps, moved_bump, pasted, recoloured, square_of, stripes
 from .standing import Standing, packed
 
@@ -85,7 +85,7 @@ class Square(Attack):
             if query == small and self.ball.norm == "linf":
                 local = local_of(model, trial.x_best)
             logits = local.look(new, window) if local else model(pasted(trial.x_best, window, new))
-            fallen = logits.argmax(1) != trial.y
+            fallen = fooled(logits, trial.y)
             margins = -margin(logits, trial.y).to(x.dtype)
             better = fallen | (margins < trial.margin_best)
             trial.margin_best = torch.where(better, margins, trial.margin_best)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..threat import per_image
 from .base import Model
+from .margins import fooled
 
 
 def worst(tries: Iterable[Tensor], damage: Callable[[Tensor], Tensor]) -> Tensor:
@@ -26,4 +27,4 @@ def worst(tries: Iterable[Tensor], damage: Callable[[Tensor], Tensor]) -> Tensor
 def damage(model: Model, x_adv: Tensor, y: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
     """Per image, [n]: the loss of the logits, and infinity once the model is fooled, which no later try can beat."""
     logits = model(x_adv)
-    return loss(logits).masked_fill(logits.argmax(1) != y, math.inf)
+    return loss(logits).masked_fill(fooled(logits, y), math.inf)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..attacks.base import Model
 from ..attacks.gradient import forward_and_back
-from ..attacks.margins import cross_entropy, margin
+from ..attacks.margins import cross_entropy, fooled, margin
 from ..errors import Refusal
 from .finding import Finding, beyond, finding
 
@@ -68,4 +68,4 @@ def not_saturated(steep: dict[str, Tensor], held_ce: Tensor, held_margin: Tensor
 def withstood(model: Model, x_adv: Tensor, y: Tensor) -> Tensor:
     """Which adversarials [n ...] the model still classifies rightly, bool [n]."""
     with torch.no_grad():
-        return model(x_adv).argmax(1) == y
+        return ~fooled(model(x_adv), y)
