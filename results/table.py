@@ -34,7 +34,6 @@ METHODS = {
     "two-view": "two views without contrast",
     "anchor": "**ANCHOR**",
     "anchor-attacked-only": "ANCHOR, cross-entropy on attacked images alone",
-    "anchor-two-steps": "ANCHOR, two attack steps, batches of 128",
     "anchor-hardest-quarter": "ANCHOR on the hardest quarter of the positives (collapsed)",
 }
 AUTOATTACK = "autoattack.json"  # beside evaluation.json, on fewer images
@@ -44,7 +43,8 @@ HELD = {  # where the outcome of every image stands
     "PGD-20": (runs.EVALUATION, "pgd20"),
     "AutoAttack": (AUTOATTACK, "autoattack"),
 }
-EARLIER = {  # folders of runs like this one, newest first, and what they are
+OTHERS = {  # folders of runs like this one, and what they are
+    "two-steps": "With two attack steps and batches of 128",
     "first-settings": "Before the search",
 }
 BEST = "cifar10-resnet8-anchor"  # its weights come with the package
@@ -223,8 +223,8 @@ def in_full(where: Path) -> str:
     )
 
 
-def earlier(where: Path, heading: str) -> list[str]:
-    """The same tables of runs that newer ones have replaced, and their previews where they were taken."""
+def other(where: Path, heading: str) -> list[str]:
+    """The same tables of runs with other settings, and their previews where they were taken."""
     tables = [f"### {heading}", summary(where), paired(where), in_full(where)]
     if (seeds("anchor", where)[0] / PREVIEW).exists():
         tables += [f"### {heading}: AutoAttack's gradient attacks on more images", previews(where)]
@@ -236,7 +236,7 @@ def told() -> list[str]:
     return [
         *(summary(HERE), paired(HERE), in_full(HERE)),
         *("### The search for settings", search.table()),
-        *(part for folder, heading in EARLIER.items() for part in earlier(HERE / folder, heading)),
+        *(part for folder, heading in OTHERS.items() for part in other(HERE / folder, heading)),
         *("### Tries", tries()),
         *("### AutoAttack beside its authors' package", agreement.table()),
     ]
@@ -270,7 +270,7 @@ def same(folder: Path, recipe: Path) -> bool:
 def promising(recipe: Path) -> str:
     """The recipe with its header's cost as its settings, and its measured line as the result files, have it."""
     lines = recipe.read_text(encoding="utf-8").splitlines()
-    folders = [where / recipe.stem for where in (HERE, *(HERE / each for each in EARLIER))]
+    folders = [where / recipe.stem for where in (HERE, *(HERE / each for each in OTHERS))]
     evaluated = [folder for folder in folders if (folder / runs.EVALUATION).exists() and same(folder, recipe)]
     told = {
         "# Cost": f"# Cost: {settle(str(recipe)).cost()}.",
