@@ -18,6 +18,7 @@ from anchor_robust.errors import Refusal
 from anchor_robust.evaluation import Ledger
 from anchor_robust.evaluation.protocols import pgd20
 from anchor_robust.report.card import card
+from anchor_robust.report.table import corruption_rows
 from anchor_robust.subject import Named, Subject, under_test
 from anchor_robust.threat import Ball
 
@@ -213,6 +214,11 @@ def test_every_corruption_and_severity_is_measured(record: dict[str, Any]) -> No
         assert found[name, 3]["accuracy"] == pytest.approx(right)
         low, high = found[name, 3]["interval"]
         assert low <= right <= high
+
+
+def test_the_mean_over_severities_is_that() -> None:
+    entries = [{"corruption": "fog", "severity": n + 1, "accuracy": share} for n, share in enumerate((0.9, 0.6, 0.3))]
+    assert corruption_rows(entries) == [["fog", "90.00 %", "60.00 %", "30.00 %", "60.00 %"]]
 
 
 def test_the_card_has_a_row_per_corruption(record: dict[str, Any]) -> None:

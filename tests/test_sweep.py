@@ -387,6 +387,23 @@ def test_a_search_by_hand_goes_on_where_it_was(tmp_path: Path, monkeypatch: pyte
     assert [run["run"] for run in record_of(out)["runs"]] == after, "what stopped the command took nothing away"
 
 
+def test_a_search_is_led_by_the_mean_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores: list[float | None] = []
+    monkeypatch.setattr(axes, "search", lambda swept, whole, tries, visit: scores.append(visit({"optimise.lr": "0.1"})))
+    reached, trained = iter((0.2, 0.5)), engine.trained
+    monkeypatch.setattr(engine, "trained", lambda *given: trained(*given) | {"validation_clean": next(reached)})
+    words = ("--over", "optimise.lr=log:0.01..1", "--seeds", "2", "--tries", "1", "--out", str(tmp_path / "sweep"))
+    assert main(["sweep", "digits-standard", *words, *SMALL]) == 0
+    assert scores == [pytest.approx(0.35)]
+
+
+@pytest.mark.parametrize("whole", (False, True))
+def test_a_logarithmic_range_is_drawn_from_as_one(whole: bool) -> None:
+    drawn = axes.distribution(axes.optional_optuna(), axes.Axis("x", ("1", "100"), "log"), whole)
+    assert (drawn.low, drawn.high, drawn.log) == (1, 100, True)
+    assert not axes.distribution(axes.optional_optuna(), axes.Axis("x", ("1", "100"), "linear"), whole).log
+
+
 def test_a_search_forgets_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not where it is stopped before it has come to all of them again, and not where its range has changed."""
     out, trained = tmp_path / "sweep", engine.trained

@@ -142,6 +142,10 @@ def test_the_kept_weights_are_the_best_on_validation(whole: Path) -> None:
     assert header["validation"] == {key: best[key] for key in ("epoch", "validation_clean", "validation_robust")}
 
 
+def test_a_run_says_what_a_step_costs(whole: Path) -> None:
+    assert runs.read_json(whole / runs.ENVIRONMENT)["passes"] == small().passes() == 3
+
+
 def test_training_never_loads_the_test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     load = data.load
