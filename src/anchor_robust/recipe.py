@@ -153,8 +153,7 @@ class Recipe:
     def passes(self) -> float:
         """Forward-and-backward passes that a step costs for each image, those of the attack included, on average.
 
-        What a guard of Fast-AT adds where training begins to collapse is not foreseen, and the second forward pass that
-        micro-batches take is not counted.
+        Not in it: what Fast-AT's guard adds in a collapse, and the second forward pass of micro-batches.
         """
         perturbing = self.objective.passes(0) * (1 - self.optimise.awp_from) if self.optimise.awp else 0
         return self.objective.passes(self.attack.steps) + perturbing

@@ -100,7 +100,7 @@ def folded(model: Model, dtype: torch.dtype) -> nn.Module | None:
         return None
     twin = Folded(model.classifier, dtype)
     # torch's annotations know no memory_format without a device and a dtype.
-    return twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # as said above
 
 
 @torch.no_grad()

@@ -56,7 +56,7 @@ def compiling(settings: Optimise, device: torch.device, images: int) -> FastPath
 def compiled(fast: Folded, plain: Folded, network: Classifier, x: Tensor, y: Tensor) -> str:
     """Compile `fast`, a twin of `network` like `plain`; what is wrong with it then, or nothing if it is as good.
 
-    Both round in places of their own, in bf16 by a tenth of the gradient and more, so that their distance from each
+    Both round in places of their own, in bf16 by a good part of the gradient, so that their distance from each
     other says little: each is held against the gradient in float64, which the compiled one may miss by half as much
     again as the plain one. On CUDA its kernels are recorded and replayed as graphs, forward and backward, for a launch
     each.

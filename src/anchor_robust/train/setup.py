@@ -75,7 +75,7 @@ def build(recipe: Recipe, images: ImageSet, run: Path, fabric: Fabric | None = N
         network = backbone(recipe.model.name, len(images.classes), shape, recipe.model.settings)
         network = Classifier(network, mean, std, recipe.objective.projection_width)
     # torch's annotations know no memory_format without a device and a dtype.
-    network.to(fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload] # as said above
     alone = processes.count() == 1
     wrapped, optimizer = fabric.setup(network if alone else synced(network), sgd(network, settings))
     search = searched(network, fabric)
