@@ -209,6 +209,13 @@ def listening() -> Display:
     return Display(Console(file=io.StringIO(), width=200))
 
 
+def compile_by(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short runs too, and by `backend` in place of a compiler."""
+    monkeypatch.setattr(train.fast, "COMPILED_FROM", 0)
+    monkeypatch.setattr(train.fast.environment, "has_compiler", lambda device: True)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+
+
 def doubled(graph: Any, inputs: Any) -> Any:
     """A compiler whose every result is twice too large."""
     return lambda *given: tuple(2 * result for result in graph(*given))
@@ -222,9 +229,7 @@ def broken(graph: Any, inputs: Any) -> Any:
 def test_a_compiled_search_that_fails_its_trial_is_not_used(
     compiler: Any, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train.fast, "COMPILED_FROM", 0)
-    monkeypatch.setattr(train.fast.environment, "has_compiler", lambda device: True)
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=compiler))
+    compile_by(compiler, monkeypatch)
     training, display = built(tmp_path), listening()
     before = training.search, training.learner
     train.accelerate(training, display)
@@ -247,9 +252,7 @@ class BrokenFrom:
 def test_a_compiled_training_pass_that_fails_its_trial_is_not_used(
     compiler: Any, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train.fast, "COMPILED_FROM", 0)
-    monkeypatch.setattr(train.fast.environment, "has_compiler", lambda device: True)
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=BrokenFrom(1, compiler)))
+    compile_by(BrokenFrom(1, compiler), monkeypatch)
     training, display = built(tmp_path), listening()
     search, forward = training.search, training.learner.forward
     before = {name: tensor.clone() for name, tensor in training.network.state_dict().items()}
@@ -290,9 +293,7 @@ def test_a_compiled_search_is_judged_by_the_exact_gradient() -> None:
 
 
 def test_the_trial_of_a_resumed_run_is_held_on_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train.fast, "COMPILED_FROM", 0)
-    monkeypatch.setattr(train.fast.environment, "has_compiler", lambda device: True)
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    compile_by("eager", monkeypatch)
     training, display = built(tmp_path), listening()
     plain = training.search
     with torch.no_grad():
