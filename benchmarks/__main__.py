@@ -3,7 +3,7 @@
     python benchmarks --out results/benchmarks [--only train_step-resnet18-128,startup] [--list]
 
 They take an hour or two on two cores; run nothing else meanwhile. A file that is there already is measured again.
-`autoattack.py` and `gpu.py` have commands of their own.
+`gpu.py` has a command of its own, and `autoattack.py` needs CIFAR-10 (ANCHOR_DATA, or it is fetched).
 """
 
 import argparse
@@ -28,6 +28,7 @@ SUITE = {
     "attack-resnet8-256": "attack.py --model resnet8 --batch 256 --rounds 10",
     "evaluation-resnet8": "evaluation.py --run results/cifar10-resnet8-anchor --images 500 --rounds 5",
     "evaluation-resnet18": "evaluation.py --model resnet18 --images 250 --rounds 3",
+    "autoattack-resnet8": "autoattack.py results/cifar10-resnet8-anchor --images 200 --chunk 200",
     "breakdown-resnet18-128": "breakdown.py --model resnet18 --batch 128 --steps 10",
     "breakdown-resnet8-256": "breakdown.py --model resnet8 --batch 256 --steps 10",
     "cost-resnet8": "cost.py --model resnet8 --batch 128 --steps 5",

@@ -18,19 +18,16 @@ itself.
 """
 
 import argparse
-import json
-import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from pathlib import Path
-from typing import get_args
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from anchor_robust import data, environment
+from anchor_robust import data
 from anchor_robust.data import Given
 from anchor_robust.evaluation import measure
 from anchor_robust.evaluation.reference import NORMS, authors_code
@@ -40,6 +37,7 @@ from anchor_robust.settings import fraction
 from anchor_robust.subject import Named, Subject, under_test
 from anchor_robust.threat import Ball
 from apart import apart
+from timing import parser, record, write
 
 Verdicts = Callable[[Tensor, Tensor], Tensor]
 
@@ -123,8 +121,9 @@ def pictures(given: argparse.Namespace, name: str) -> tuple[Tensor, Tensor]:
     return x[among][: given.images], y[among][: given.images]
 
 
-def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words: Sequence[str] | None = None) -> None:
+    asked = parser(__doc__)
+    asked.set_defaults(threads=1)
     asked.add_argument("run")
     asked.add_argument("--norm", default="linf", choices=tuple(NORMS))
     asked.add_argument("--eps", type=lambda text: float(fraction(text)), default=0.031)
@@ -136,9 +135,12 @@ def main() -> None:
     asked.add_argument("--everywhere", action="store_true", help="their Square reaches the last row and column")
     asked.add_argument("--again", action="store_true", help="theirs with seed 1 in the place of ours")
     asked.add_argument("--data-dir")
-    asked.add_argument("--json", type=Path)
-    given = asked.parse_args()
-    torch.set_num_threads(1)
+    given = asked.parse_args(words)
+    torch.set_num_threads(given.threads)
+    write(record("autoattack", given, torch.device("cpu"), measured(given)), given.json)
+
+
+def measured(given: argparse.Namespace) -> dict[str, Any]:
     subject = named(given)
     model, ball = chosen(subject.model, given.classes), Ball(given.norm, given.eps)
     x, y = pictures(given, subject.images.name)
@@ -162,8 +164,7 @@ def main() -> None:
             print(f"{sum(map(len, held[second]))} images: {done} held, {seconds} s", file=sys.stderr, flush=True)
     verdicts = {name: torch.cat(outcomes) for name, outcomes in held.items()}
     differ = (verdicts[second] != verdicts["theirs"]).nonzero().flatten().tolist()
-    record = {
-        "benchmark": "autoattack",
+    return {
         "model": subject.about,
         "data": {"name": subject.images.name, "split": given.split, "images": len(x), "classes": given.classes},
         "norm": ball.norm,
@@ -175,11 +176,10 @@ def main() -> None:
         "agreement": 1 - len(differ) / len(x),
         "differ": differ,
         "seconds": seconds,
+        "plain_images_per_s": len(x) / seconds["theirs"],
+        f"{'anchor' if second == 'ours' else second}_images_per_s": len(x) / seconds[second],
         "ratio": seconds["theirs"] / seconds[second],
-        "environment": environment.describe(torch.device("cpu")) | {"command": shlex.join(["python", *sys.argv])},
     }
-    text = json.dumps(record, indent=2)
-    given.json.write_text(text + "\n") if given.json else print(text)
 
 
 if __name__ == "__main__":

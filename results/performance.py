@@ -74,7 +74,7 @@ def percent(value: float) -> str:
 
 
 def rate(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def processor(record: Record) -> str:
@@ -220,6 +220,17 @@ def evaluation(records: list[Record]) -> str:
         "same verdict": lambda row: f"{100 * row['same_verdicts']:.1f} %",
     }
     return table(records, columns, f"Images a second; same verdict, from another random start. {where(records)}.")
+
+
+@block("autoattack")
+def autoattack(records: list[Record]) -> str:
+    columns: Columns = {
+        "AutoAttack of": lambda row: row["settings"]["run"],
+        "images": lambda row: str(row["data"]["images"]),
+        **SPEEDS,
+        "same verdict": lambda row: f"{100 * row['agreement']:.1f} %",
+    }
+    return table(records, columns, f"Images a second of the process's own time, searched in float32. {where(records)}.")
 
 
 @block("startup")

@@ -394,6 +394,9 @@ def test_autoattack_against_its_authors(tmp_path: Path) -> None:
     assert record["accuracy"] == {"ours": 0.0, "theirs": 0.0}
     assert (record["agreement"], record["differ"], record["data"]["images"]) == (1.0, [], 8)
     assert record["ratio"] == record["seconds"]["theirs"] / record["seconds"]["ours"]
+    assert record["plain_images_per_s"] == 8 / record["seconds"]["theirs"]
+    assert record["anchor_images_per_s"] == 8 / record["seconds"]["ours"]
+    assert (record["benchmark"], record["settings"]["chunk"], record["settings"]["threads"]) == ("autoattack", 4, 1)
     assert {"model", "norm", "eps", "theirs", "environment"} <= record.keys()
 
 
