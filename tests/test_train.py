@@ -579,9 +579,48 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path: Path) 
     assert "step" in told
     assert "cross_entropy" in told
     assert "contrast" in told
-    assert str(run / runs.LAST) in told
-    network = checkpoint.read_state(run / runs.LAST)["network"]
-    assert all(torch.isfinite(tensor).all() for tensor in network.values())
+    # Of a first epoch that diverged there is nothing to go on from.
+    assert "checkpoint" not in told
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_run_that_fails_leaves_what_its_epochs_reached_and_else_nothing(
+    epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, run = small("standard", "--optimise.epochs=2"), tmp_path / "run"
+    update, fails_at = train.loop.step, epochs * STEPS_PER_EPOCH + 1
+
+    def overflowing(training: train.Training, number: int, *given: Any) -> dict[str, Tensor]:
+        reported = update(training, number, *given)
+        if number == fails_at:
+            training.unread.append((number, {"loss": torch.tensor(torch.inf)}))
+        return reported
+
+    monkeypatch.setattr(train.loop, "step", overflowing)
+    with pytest.raises(Refusal, match=f"the loss is inf at step {fails_at}") as stopped:
+        train.start(recipe, run, None, Display())
+    assert run.exists() == bool(epochs)
+    assert (f"the last good checkpoint is {run / runs.LAST};" in str(stopped.value)) == bool(epochs)
+    if epochs:
+        network = checkpoint.read_state(run / runs.LAST)["network"]
+        assert all(torch.isfinite(tensor).all() for tensor in network.values())
+
+
+def test_an_objective_that_fails_at_its_first_step_leaves_the_name_of_the_run_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, run = small("standard", "--optimise.epochs=1"), tmp_path / "run"
+
+    def unfinished(*given: Any) -> None:
+        raise KeyError("later")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(recipe.objective), "__call__", unfinished)
+        with pytest.raises(KeyError, match="later"):
+            train.start(recipe, run, None, Display())
+    assert not run.exists()
+    train.start(recipe, run, None, Display())
 
 
 def test_a_run_that_cannot_begin_leaves_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

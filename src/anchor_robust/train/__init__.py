@@ -2,8 +2,10 @@
 
 import dataclasses
 import io
+import shutil
 import uuid
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +69,20 @@ def start(
                 runs.write_json(run / runs.ENVIRONMENT, circumstances(training) | kept)
                 save_state(training, State())
                 tracking.begin(training)
-        with alone(run):
+        with nothing_left(run), alone(run):
             go_on(training, State(), heard(display))
     return run
+
+
+@contextmanager
+def nothing_left(run: Path) -> Iterator[None]:
+    """Leave no directory where a run fails before its first epoch is done; where it is stopped, that can go on."""
+    try:
+        yield
+    except Exception:
+        if processes.first() and not runs.read_metrics(run):
+            shutil.rmtree(run, ignore_errors=True)
+        raise
 
 
 def explain(recipe: Recipe, data_dir: str | None) -> Explanation:

@@ -135,8 +135,8 @@ class Replaying(Learner):
 
 
 def diverged(training: Training, what: str) -> str:
-    good = training.run / runs.LAST
-    return f"{what}; the last good checkpoint is {good}; lower optimise.lr or set optimise.clip, and start anew"
+    good = f"the last good checkpoint is {training.run / runs.LAST}; " if runs.read_metrics(training.run) else ""
+    return f"{what}; {good}lower optimise.lr or set optimise.clip, and start anew"
 
 
 def check_losses(training: Training) -> None:
