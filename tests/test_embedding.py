@@ -84,6 +84,22 @@ def test_the_attack_moves_each_class_by_its_own_distance(space: str, run: Path, 
     assert sum(row["images"] for row in found["per_class"]) == LIMIT
 
 
+def test_the_seed_is_that_of_the_attack(run: Path, tmp_path: Path) -> None:
+    out, images, ball = tmp_path / "seed3.json", data.load("digits", "test").first(40), Ball("linf", EPS)
+    assert main(["embedding", str(run), "--limit", "40", "--seed", "3", "--json", str(out)]) == 0
+    record = runs.read_json(out)
+    assert record["attack"]["seed"] == 3
+    x, y = images.pixels(slice(None)), images.labels
+
+    def moved(seed: int) -> float:
+        x_adv = pgd20(ball)(load(run), x, y, generator=torch.Generator().manual_seed(seed))
+        return (embedded(run, "features", x) - embedded(run, "features", x_adv)).norm(dim=1).mean().item()
+
+    found = record["spaces"]["features"]["moved_by_attack"]
+    assert found == pytest.approx(moved(3), rel=1e-5)
+    assert abs(moved(0) - moved(3)) > 1e-4 * found
+
+
 def test_the_record_states_what_it_depends_on(record: dict[str, Any]) -> None:
     assert (record["data"]["split"], record["data"]["images"]) == ("test", LIMIT)
     assert (record["fitted_to"]["split"], record["fitted_to"]["images"]) == ("train", LIMIT)
