@@ -260,6 +260,26 @@ class MapsOnly(FeaturesOnly):
         return self.body(x)
 
 
+class MapsBeforeItsLinear(OwnLinear):
+    def features(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class OtherWidthThanItsLinear(OwnLinear):
+    def features(self, x: Tensor) -> Tensor:
+        return super().features(x)[:, :5]
+
+
+class OtherChannels(FeaturesOnly):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels + 2)
+
+
+class OneImageOnly(FeaturesOnly):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).reshape(1, -1)
+
+
 class GivesTuple(FeaturesOnly):
     def forward(self, x: Tensor) -> Any:
         return super().forward(x), x
@@ -302,7 +322,11 @@ def test_a_users_network_with_its_own_linear_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     "name, said",
     (
-        ("MapsOnly", r"\[1, 6, 14, 14\]"),
+        ("MapsOnly", r"\[2, 6, 14, 14\]"),
+        ("MapsBeforeItsLinear", r"\[2, 6, 14, 14\]"),
+        ("OtherWidthThanItsLinear", r"\.linear of 6 features and 7 logits, but there are 5 features and 7 classes"),
+        ("OtherChannels", r"OtherChannels' fails on two images \[3, 16, 16\] \(RuntimeError: "),
+        ("OneImageOnly", r"\[1, 12\]"),
         ("GivesTuple", "tuple"),
         ("no_network", "built a str"),
         ("TenClassesOnly", "10"),  # the data has 7 classes

@@ -1,6 +1,7 @@
 """Recipes settle, read back as themselves, explain every setting, and say which setting is wrong and what is meant."""
 
 import dataclasses
+import functools
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
@@ -522,3 +523,16 @@ def test_the_cost_counts_the_passes_of_an_image(method: str, overrides: tuple[st
     settings = (f"--objective.name={method}", "--attack.steps=5", "--optimise.epochs=3", *overrides)
     recipe = settle("digits-pgd-at", settings)
     assert recipe.cost().startswith(f"{passes:g} x 3 = {3 * passes:g} forward-and-backward passes")
+
+
+def narrow(classes: int, width: int = 4) -> nn.Module:
+    return models.BUILT_IN["resnet8"](classes, width=width)
+
+
+NARROWER = functools.partial(narrow, width=2)
+
+
+def test_what_states_no_types_of_its_own_is_refused_as_a_model() -> None:
+    assert settle("digits-pgd-at", [f"--model.name={__name__}.narrow"]).model.settings == {"width": 4}
+    with pytest.raises(Refusal, match=r"functools\.partial"):
+        settle("digits-pgd-at", [f"--model.name={__name__}.NARROWER"])

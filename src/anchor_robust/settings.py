@@ -1,5 +1,6 @@
 """From plain mappings to typed arguments: what a signature takes, with the types that it states."""
 
+import functools
 import inspect
 import re
 import types
@@ -54,6 +55,8 @@ def arguments(
     make: Callable[..., Any], mapping: Mapping[str, Any], where: str, skip: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The arguments that `make` takes, with the types that its signature states, defaults included."""
+    if isinstance(make, functools.partial):
+        raise Refusal(f"{where} is given as a functools.partial; allowed: a class or a function, which can call it")
     parameters = inspect.signature(make).parameters.items()
     named = [name for name, each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     allowed = [name for name in named if name not in skip]

@@ -59,20 +59,32 @@ def backbone(
     network = made(name, classes, image_shape[0], settings or {})
     if not isinstance(network, nn.Module):
         raise Refusal(f"model {name!r} built a {type(network).__name__}; it must build a torch.nn.Module")
-    linear = getattr(network, "linear", None)
-    if isinstance(linear, nn.Linear) and hasattr(network, "features"):
-        if linear.out_features != classes:
-            raise Refusal(f"model {name!r} has {linear.out_features} logits, but there are {classes} classes")
+    if name in BUILT_IN:
         return network
-    return WithHead(network, feature_width(network, name, image_shape), classes)
+    linear = getattr(network, "linear", None)
+    if not isinstance(linear, nn.Linear) or not hasattr(network, "features"):
+        return WithHead(network, feature_width(network, None, name, image_shape), classes)
+    width = feature_width(network, "features", name, image_shape)
+    if (linear.in_features, linear.out_features) != (width, classes):
+        raise Refusal(
+            f"model {name!r} has a .linear of {linear.in_features} features and {linear.out_features} logits, but "
+            f"there are {width} features and {classes} classes"
+        )
+    return network
 
 
-def feature_width(network: nn.Module, name: str, image_shape: tuple[int, int, int]) -> int:
-    """d of a network that maps [n c h w] to [n d], found with one empty picture."""
-    with torch.no_grad():
-        # On a copy, so that every module keeps its mode and its statistics.
-        output = copy.deepcopy(network).eval()(torch.zeros(1, *image_shape))
-    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+def feature_width(network: nn.Module, part: str | None, name: str, image_shape: tuple[int, int, int]) -> int:
+    """d of a network that maps [n c h w] to [n d], or whose `part` does, found with two empty pictures."""
+    # On a copy, so that every module keeps its mode and its statistics.
+    trial = copy.deepcopy(network).eval()
+    features = getattr(trial, part) if part else trial
+    try:
+        with torch.no_grad():
+            output = features(torch.zeros(2, *image_shape))
+    except Exception as error:  # whatever the user's code meets
+        told = f"({type(error).__name__}: {one_line(error)})"
+        raise Refusal(f"model {name!r} fails on two images {list(image_shape)} {told}; it must take them") from error
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 2:
         given = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise Refusal(f"model {name!r} maps one image to {given}; a backbone must give features [n d]")
+        raise Refusal(f"model {name!r} maps two images to {given}; a backbone must give features [n d]")
     return output.shape[1]
