@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import forms
 import search
 from anchor_robust import runs
 from anchor_robust.intervals import wilson
@@ -245,6 +246,7 @@ def figures() -> dict[Path, str]:
         "robustness": robustness(),
         "training": training(),
         "exchange": exchange(),
+        "losses": forms.figure(),
         "eps-cifar10": against_eps(EXPERIMENT, "Accuracy against the size of the ball: CIFAR-10"),
         "eps-digits": against_eps("digits", "Accuracy against the size of the ball: 8x8 digits"),
     }

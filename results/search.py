@@ -21,10 +21,14 @@ Try = tuple[dict[str, Any], dict[str, Any]]  # a sweep's record, and one of its 
 
 def tried(steps: int) -> list[Try]:
     """The tries with so many attack steps, each method's best first."""
-    records = [runs.read_json(path) for path in sorted(FOLDER.glob("*/sweep.json"))]
-    found = [(record, each) for record in records for each in record["combinations"]]
+    found = [each for folder in sorted(FOLDER.iterdir()) for each in combinations(folder)]
     chosen = [each for each in found if settings(each).get("attack.steps", 5) == steps]
     return sorted(chosen, key=lambda each: (each[0]["recipe"], -each[1]["mean"]))
+
+
+def combinations(folder: Path) -> list[Try]:
+    record = runs.read_json(folder / "sweep.json")
+    return [(record, each) for each in record["combinations"]]
 
 
 def table() -> str:
@@ -44,14 +48,18 @@ def settings(of: Try) -> dict[str, Any]:
     return {**flat(record["settings"]), **each["settings"]}
 
 
+def words(of: Try, shared: dict[str, Any]) -> str:
+    """What a try has that not all have."""
+    named = {key: value for key, value in settings(of).items() if shared.get(key) != value}
+    named.pop("validation.every")  # the last epoch
+    return spelled(shortened(dict(sorted(named.items()))))
+
+
 def told(tries: Sequence[Try], shared: dict[str, Any], length: str) -> list[str]:
     lines = ["| recipe | settings | robust | clean |", "|---|---|---:|---:|"]
     for record, each in tries:
-        named = {key: value for key, value in settings((record, each)).items() if shared.get(key) != value}
-        named.pop("validation.every")  # the last epoch
         _, robust, interval, clean, _ = numbers(each, WHICH)
-        words = spelled(shortened(dict(sorted(named.items()))))
-        lines.append(f"| {record['recipe']} | {words} | {robust} {interval} | {clean} |")
+        lines.append(f"| {record['recipe']} | {words((record, each), shared)} | {robust} {interval} | {clean} |")
     counted = Counter(record["recipe"].removeprefix("cifar10-resnet8-") for record, _ in tries)
     return [
         "\n".join(lines),

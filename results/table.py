@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 import agreement
+import forms
 import performance
 import search
 from anchor_robust import checkpoint, runs
@@ -236,6 +237,7 @@ def told() -> list[str]:
     return [
         *(summary(HERE), paired(HERE), in_full(HERE)),
         *("### The search for settings", search.table()),
+        *("### Other forms of ANCHOR, under two attacks", forms.table()),
         *(part for folder, heading in OTHERS.items() for part in other(HERE / folder, heading)),
         *("### Tries", tries()),
         *("### AutoAttack beside its authors' package", agreement.table()),
