@@ -152,6 +152,8 @@ def test_a_terminal_shows_where_training_stands(width: int, monkeypatch: pytest.
         seen = " ".join(rendered(observer, width).split())
         assert "validation clean 62.5% robust 20.0% (epoch 2)" in seen
         assert "best robust 25.0% (epoch 1)" in seen, "the kept weights are not the last"
+        observer.epoch(validated(30, 0.6, 0.25))
+        assert "best robust 25.0% (epoch 3)" in " ".join(rendered(observer, width).split()), "of equals the later"
     assert "epoch 2/4  loss 2.500" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.getvalue())
 
 

@@ -11,7 +11,8 @@ import sys
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ from anchor_robust.report.page.explanations import why
 from anchor_robust.report.page.figures import plain
 from anchor_robust.report.page.pictures import png
 from anchor_robust.report.page.together import mark, together
-from anchor_robust.report.page.training import training
+from anchor_robust.report.page.training import best, training
 from anchor_robust.report.page.verdict import headline, radius, verdict
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -696,3 +697,10 @@ def test_a_record_of_other_weights_is_not_shown_as_the_runs(tmp_path: Path) -> N
     found = read(run)
     assert found.record is None
     assert "other weights than those that its record tells of; evaluate it again" in found.lacking["evaluation"]
+
+
+def test_the_page_names_the_epoch_whose_weights_were_kept() -> None:
+    robust = (0.2, 0.5, 0.5, 0.4)
+    metrics = [{"epoch": epoch, "validation_robust": share} for epoch, share in enumerate(robust, start=1)]
+    (said,) = best(cast("Any", SimpleNamespace(metrics=metrics)))
+    assert said == "Most robust on the validation split after epoch 3: 50.0 % under attack."

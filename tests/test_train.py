@@ -137,9 +137,21 @@ def test_nothing_is_read_from_the_device_unless_somebody_looks(tmp_path: Path, m
 
 def test_the_kept_weights_are_the_best_on_validation(whole: Path) -> None:
     lines = runs.read_metrics(whole)
-    best = max(lines, key=lambda line: line["validation_robust"])
+    best = max(reversed(lines), key=lambda line: line["validation_robust"])
     _, header = checkpoint.load_with_header(whole)
     assert header["validation"] == {key: best[key] for key in ("epoch", "validation_clean", "validation_robust")}
+
+
+def test_of_epochs_that_validation_cannot_tell_apart_the_later_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter((0.2, 0.5, 0.5, 0.4))
+    monkeypatch.setattr(
+        train.loop, "validate", lambda training: {"validation_clean": 0.1, "validation_robust": next(found)}
+    )
+    run = train.start(small("pgd-at", "--optimise.epochs=4"), tmp_path / "run", None, Display())
+    assert checkpoint.load_with_header(run)[1]["validation"]["epoch"] == 3
+    assert checkpoint.read_state(run / runs.LAST)["best"] == 0.5
 
 
 def test_a_run_says_what_a_step_costs(whole: Path) -> None:

@@ -102,6 +102,8 @@ class Attack(Search):
 class Validation(Search):
     """The split cut from the training images on which the kept weights are chosen, by accuracy under this PGD.
 
+    Of epochs that are equal under it the later one is kept.
+
     Attributes:
         images: Images held out, never trained on.
         every: Epochs from one validation to the next; the last epoch always has one.

@@ -64,7 +64,7 @@ class Board(Lines):
         if "validation_clean" in line:
             self.validated = line
             selected = line[f"validation_{self.plan.selects_on}"]
-            if self.best is None or selected > self.best:
+            if self.best is None or selected >= self.best:
                 self.best, self.best_epoch = selected, line["epoch"]
         super().epoch(line)
 

@@ -258,7 +258,7 @@ def outcome(directory: Path, recipe: Recipe) -> dict[str, Any]:
     """Epoch and validation accuracies of the kept weights, and what the run cost."""
     lines = runs.read_metrics(directory)
     selected = f"validation_{recipe.objective.selects_on}"
-    kept = max((line for line in lines if selected in line), key=lambda line: line[selected])
+    kept = max((line for line in reversed(lines) if selected in line), key=lambda line: line[selected])
     return {
         **{key: kept[key] for key in ("epoch", "validation_clean", "validation_robust")},
         "validation_images": recipe.validation.images,

@@ -122,9 +122,12 @@ def validate(training: Training) -> dict[str, float]:
 
 
 def keep_best(training: Training, state: State, line: dict[str, Any]) -> None:
-    """Write the weights if they are the best so far on the validation split."""
+    """Write the weights if no earlier ones were better on the validation split.
+
+    Of equals the later are kept: a thousand images cannot tell them apart, and they have learned at a lower rate.
+    """
     accuracy = line[f"validation_{training.recipe.objective.selects_on}"]
-    if accuracy > state.best:
+    if accuracy >= state.best:
         state.best = accuracy
         header = training.header | {
             "validation": {key: line[key] for key in ("epoch", "validation_clean", "validation_robust")}

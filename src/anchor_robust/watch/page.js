@@ -164,7 +164,7 @@ function facts(state) {
   if (!last) return [];
   const best = (key) => {
     const validated = state.lines.filter((line) => key in line);
-    return validated.length ? validated.reduce((most, line) => (line[key] > most[key] ? line : most)) : null;
+    return validated.length ? validated.reduce((most, line) => (line[key] >= most[key] ? line : most)) : null;
   };
   const told = [["epoch", `${last.epoch} of ${state.epochs}`, `step ${last.step.toLocaleString("en")}`]];
   for (const [key, name] of [["validation_clean", "best clean"], ["validation_robust", "best robust"]]) {

@@ -55,7 +55,7 @@ def best(dossier: Dossier) -> list[str]:
     validated = [line for line in dossier.metrics if "validation_robust" in line]
     if not validated:
         return []
-    top = max(validated, key=lambda line: line["validation_robust"])
+    top = max(reversed(validated), key=lambda line: line["validation_robust"])
     clean = f", {points(top['validation_clean'])} clean" if "validation_clean" in top else ""
     robust = points(top["validation_robust"])
     return [f"Most robust on the validation split after epoch {top['epoch']}: {robust} under attack{clean}."]
