@@ -35,6 +35,7 @@ METHODS = {
     "two-view": "two views without contrast",
     "anchor": "**ANCHOR**",
     "anchor-attacked-only": "ANCHOR, cross-entropy on attacked images alone",
+    "anchor-margin4": "ANCHOR, margin 4",
     "anchor-hardest-quarter": "ANCHOR on the hardest quarter of the positives (collapsed)",
 }
 AUTOATTACK = "autoattack.json"  # beside evaluation.json, on fewer images
