@@ -145,7 +145,7 @@ def test_the_document_shows_what_was_measured(records: dict[str, Any], monkeypat
     on = f"{record['environment']['device']} | {record['precision']}"
     assert f"| resnet8, batch 4 | {on} | {performance.rate(record['plain_images_per_s'])} |" in told
     assert f"{record['ratio']:.2f}x" in told
-    assert told.count("Not measured yet") == 3  # the loss, parity and an accelerator have records of their own
+    assert told.count("Not measured yet") == 4  # the loss, AutoAttack, parity and an accelerator
     monkeypatch.setattr(performance, "BLOCKS", {})
     with pytest.raises(SystemExit, match="asks for"):
         performance.filled()
