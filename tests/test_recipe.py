@@ -18,7 +18,8 @@ from anchor_robust.cli.explained import explained, promise
 from anchor_robust.errors import Refusal
 from anchor_robust.objectives import Learner, Objective, Step
 from anchor_robust.objectives.anchor import Anchor
-from anchor_robust.recipe import Attack, Recipe, built_in, settle
+from anchor_robust.recipe import Recipe, built_in, settle
+from anchor_robust.sections import Attack
 from anchor_robust.settings import fraction
 from anchor_robust.threat import Ball
 

@@ -4,7 +4,8 @@ import itertools
 import textwrap
 
 from .. import models, objectives
-from ..recipe import SECTIONS, Model, Recipe, as_mapping, built_in, settle
+from ..recipe import SECTIONS, Recipe, as_mapping, built_in, settle
+from ..sections import Model
 from ..settings import meaning, scalar
 
 
