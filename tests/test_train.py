@@ -623,6 +623,32 @@ def test_a_run_that_fails_leaves_what_its_epochs_reached_and_else_nothing(
         assert all(torch.isfinite(tensor).all() for tensor in network.values())
 
 
+def test_a_run_that_another_process_has_taken_up_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+
+    @contextmanager
+    def taken(directory: Path) -> Iterator[None]:
+        raise Refusal(f"another process is at work in {directory}")
+        yield
+
+    monkeypatch.setattr(runs, "alone", taken)
+    with pytest.raises(Refusal, match="another process"):
+        train.start(small("standard"), run, None, Display())
+    assert (run / runs.LAST).exists()
+
+
+def test_the_weights_of_a_first_epoch_outlast_a_log_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(run: Path, line: dict[str, Any]) -> None:
+        raise Refusal("No space left on device")
+
+    monkeypatch.setattr(runs, "append_metrics", full)
+    with pytest.raises(Refusal, match="No space"):
+        train.start(small("standard", "--optimise.epochs=2"), tmp_path / "run", None, Display())
+    assert (tmp_path / "run" / runs.WEIGHTS).exists()
+
+
 def test_an_objective_that_fails_at_its_first_step_leaves_the_name_of_the_run_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,11 @@ def read_json(path: Path) -> Any:
         raise Refusal(f"{path} cannot be read ({error})") from error
 
 
+def has_begun(run: Path) -> bool:
+    """Whether an epoch has left something: its log point, or the weights that are written before it."""
+    return any((run / name).exists() for name in (METRICS, WEIGHTS))
+
+
 def append_metrics(run: Path, line: dict[str, Any]) -> None:
     with writing(run / METRICS), (run / METRICS).open("a", encoding="utf-8") as handle:
         handle.write(json.dumps(finite(line)) + "\n")

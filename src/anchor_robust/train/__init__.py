@@ -69,7 +69,7 @@ def start(
                 runs.write_json(run / runs.ENVIRONMENT, circumstances(training) | kept)
                 save_state(training, State())
                 tracking.begin(training)
-        with nothing_left(run), alone(run):
+        with alone(run), nothing_left(run):
             go_on(training, State(), heard(display))
     return run
 
@@ -80,7 +80,7 @@ def nothing_left(run: Path) -> Iterator[None]:
     try:
         yield
     except Exception:
-        if processes.first() and not runs.read_metrics(run):
+        if processes.first() and not runs.has_begun(run):
             shutil.rmtree(run, ignore_errors=True)
         raise
 

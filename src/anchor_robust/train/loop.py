@@ -124,7 +124,7 @@ def validate(training: Training) -> dict[str, float]:
 def keep_best(training: Training, state: State, line: dict[str, Any]) -> None:
     """Write the weights if no earlier ones were better on the validation split.
 
-    Of equals the later are kept: a thousand images cannot tell them apart, and they have learned at a lower rate.
+    Of equals the later are kept: the split cannot tell them apart, and they have learned for longer.
     """
     accuracy = line[f"validation_{training.recipe.objective.selects_on}"]
     if accuracy >= state.best:

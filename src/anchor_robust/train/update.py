@@ -135,7 +135,7 @@ class Replaying(Learner):
 
 
 def diverged(training: Training, what: str) -> str:
-    good = f"the last good checkpoint is {training.run / runs.LAST}; " if runs.read_metrics(training.run) else ""
+    good = f"the last good checkpoint is {training.run / runs.LAST}; " if runs.has_begun(training.run) else ""
     return f"{what}; {good}lower optimise.lr or set optimise.clip, and start anew"
 
 
