@@ -10,12 +10,13 @@ from statistics import mean, stdev
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from anchor_robust import data, runs, train
+from anchor_robust import checkpoint, data, runs, train
 from anchor_robust.cli import main
 from anchor_robust.intervals import wilson
 from anchor_robust.recipe import settle
@@ -184,11 +185,13 @@ def test_the_record_says_what_the_runs_say(whole: Path) -> None:
 
 def test_the_kept_epoch_counts_not_the_last(tmp_path: Path) -> None:
     recipe = settle("digits-standard", ["--optimise.epochs=3"])
-    for epoch, clean in enumerate((0.7, 0.7, 0.5), start=1):
+    for epoch, clean in enumerate((0.5, 0.7, 0.7), start=1):
         line = {"step": 10 * epoch, "epoch": epoch, "validation_clean": clean, "validation_robust": 1 - clean}
         assert not engine.finished(tmp_path, recipe)
         runs.append_metrics(tmp_path, line | {"seconds": float(epoch)})
     assert engine.finished(tmp_path, recipe)
+    kept = {"epoch": 2, "validation_clean": 0.7, "validation_robust": 0.3}
+    save_file({"w": torch.zeros(1)}, tmp_path / runs.WEIGHTS, {checkpoint.HEADER: json.dumps({"validation": kept})})
     found = engine.outcome(tmp_path, recipe)
     assert (found["epoch"], found["validation_clean"], found["seconds"]) == (2, 0.7, 3.0)
     assert found["images_seen"] == 30 * recipe.optimise.batch_size

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from .. import data, runs, train
+from .. import checkpoint, data, runs, train
 from ..display import Display
 from ..errors import Refusal, one_line
 from ..recipe import Recipe, as_mapping, merge, settle
@@ -255,12 +255,11 @@ def go_on(directory: Path, recipe: Recipe, data_dir: str | None, display: Displa
 
 
 def outcome(directory: Path, recipe: Recipe) -> dict[str, Any]:
-    """Epoch and validation accuracies of the kept weights, and what the run cost."""
+    """Epoch and validation accuracies of the kept weights, as these say themselves, and what the run cost."""
     lines = runs.read_metrics(directory)
-    selected = f"validation_{recipe.objective.selects_on}"
-    kept = max((line for line in reversed(lines) if selected in line), key=lambda line: line[selected])
+    header, _ = checkpoint.read_weights(directory / runs.WEIGHTS)
     return {
-        **{key: kept[key] for key in ("epoch", "validation_clean", "validation_robust")},
+        **header["validation"],
         "validation_images": recipe.validation.images,
         "images_seen": lines[-1]["step"] * recipe.optimise.batch_size,
         "seconds": lines[-1]["seconds"],
