@@ -13,7 +13,7 @@ import search
 from anchor_robust import runs
 from anchor_robust.intervals import wilson
 from anchor_robust.recipe import settle
-from anchor_robust.report.table import conventions
+from anchor_robust.report.conventions import conventions
 from svg import legend, line, linear, page, polygon, polyline, rows, shares, tag, text
 from table import EXPERIMENT, HELD, HERE, METHODS, ROOT, found, results_of
 from table import seeds as runs_of

@@ -8,10 +8,10 @@ import numpy as np
 
 import search
 from anchor_robust.intervals import wilson
+from anchor_robust.report.conventions import conventions
 from anchor_robust.report.paired import mcnemar, stated
 from anchor_robust.report.record import read
 from anchor_robust.report.sheet import bounds
-from anchor_robust.report.table import conventions
 from svg import legend, line, linear, page, tag, text
 
 Form = tuple[str, dict[str, Any], np.ndarray]  # a try's folder, its results by attack, which images hold against both

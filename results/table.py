@@ -18,10 +18,10 @@ from anchor_robust.intervals import wilson
 from anchor_robust.recipe import settle
 from anchor_robust.report.compare import comparison
 from anchor_robust.report.compared import markdown
+from anchor_robust.report.conventions import conventions
 from anchor_robust.report.dotted import flat
 from anchor_robust.report.paired import mcnemar, stated
 from anchor_robust.report.record import read
-from anchor_robust.report.table import conventions
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

@@ -18,7 +18,7 @@ from anchor_robust.errors import Refusal
 from anchor_robust.evaluation import Ledger
 from anchor_robust.evaluation.protocols import pgd20
 from anchor_robust.report.card import card
-from anchor_robust.report.table import corruption_rows
+from anchor_robust.report.measured import corruptions
 from anchor_robust.subject import Named, Subject, under_test
 from anchor_robust.threat import Ball
 
@@ -218,7 +218,7 @@ def test_every_corruption_and_severity_is_measured(record: dict[str, Any]) -> No
 
 def test_the_mean_over_severities_is_that() -> None:
     entries = [{"corruption": "fog", "severity": n + 1, "accuracy": share} for n, share in enumerate((0.9, 0.6, 0.3))]
-    assert corruption_rows(entries) == [["fog", "90.00 %", "60.00 %", "30.00 %", "60.00 %"]]
+    assert corruptions(entries).rows == [["fog", "90.00 %", "60.00 %", "30.00 %", "60.00 %"]]
 
 
 def test_the_card_has_a_row_per_corruption(record: dict[str, Any]) -> None:

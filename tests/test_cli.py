@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_evaluate_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run), "--attacks", "clean,pgd20,pgd20-2-255"]) == 0
     printed = capsys.readouterr().out
-    for expected in ("PGD-20", "PGD-20 (eps/4)", "0.15", "360", "95 % interval", "per class", "pass"):
+    for expected in ("PGD-20", "PGD-20 (eps/4)", "0.15", "360", "95 % interval", "each class", "pass"):
         assert expected in printed
     record = json.loads((run / runs.EVALUATION).read_text())
     assert {"schema", "model", "data", "results", "checks"} <= record.keys()

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from anchor_robust.report.card import card
+from anchor_robust.report.conventions import conventions
+from anchor_robust.report.measured import show
 from anchor_robust.report.paired import mcnemar
 from anchor_robust.report.record import read, refuted
-from anchor_robust.report.table import conventions, show
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,7 +41,7 @@ def test_names_in_a_table_are_shown_as_they_are(capsys: pytest.CaptureFixture[st
     show(record | {"results": results, "model": record["model"] | {"source": "runs/[v2]/m.pt"}})
     told = capsys.readouterr().out
     assert [name in told for name in ("runs/[v2]/m.pt", *names)] == [True] * 6
-    assert [line.split()[3] for line in told.splitlines() if "crane" in line] == ["20.00", "30.00"]
+    assert [line.split()[5] for line in told.splitlines() if "crane" in line] == ["20.00", "30.00"]
 
 
 def test_conventions_leave_nothing_out() -> None:
@@ -107,13 +108,13 @@ def test_the_card_leaves_nothing_out() -> None:
         "# Robustness of runs/mine",
         "400 images of cifar10 (test)",
         "at most 0.031 in linf",
-        "| clean | 81.25 % | [77.0, 85.0] | 1.5 | float32 |",
+        "| clean | float32 | 81.25 % | [77.0, 85.0] | 1.5 |",
         "linf eps 0.031, 20 x 0.003, uniform start, 1 restart, ce, float32",
-        "| AutoAttack | 50.50 % | [45.6, 55.4] | 1.5 | linf eps 0.031, apgd-ce + square, by pyautoattack",
-        "| apgd-ce | 325 | 120 | 7.2 | 100 steps, uniform start, ce, rho 0.75 |",
-        "| square | 205 | 3 | 99.0 | queries 5000 |",
+        "| AutoAttack | linf eps 0.031, apgd-ce + square, by pyautoattack, float32 | 50.50 % | [45.6, 55.4] | 1.5 |",
+        "| apgd-ce | 100 steps, uniform start, ce, rho 0.75 | 325 | 120 | 7.2 |",
+        "| square | queries 5000 | 205 | 3 | 99.0 |",
         "## Accuracy against eps",
-        "| 0.25 | 75.00 % | [0.0, 100.0] |",
+        "| 0.25 | linf eps 0.25, 20 x 0.003, uniform start, 1 restart, float32 | 75.00 % | [0.0, 100.0] |",
         "cat\\|dog",
         "warn: masking: the loss does not grow",
         "`anchor evaluate runs/mine`",
@@ -141,7 +142,7 @@ def test_every_committed_record_has_a_card_and_its_outcomes(file: Path) -> None:
     record, outcomes = read(file)
     told = card(record)
     for result in record["results"]:
-        assert f"| {result['label']} | {100 * result['accuracy']:.2f} % |" in told
+        assert f"| {result['label']} | {conventions(result)} | {100 * result['accuracy']:.2f} % |" in told
     assert (outcomes["clean_prediction"] == outcomes["label"]).mean() == record["results"][0]["accuracy"]
 
 

@@ -6,8 +6,9 @@ from . import runs
 from .audit import audit
 from .display import Display
 from .recipe import settle
+from .report.measured import compare
 from .report.page import write
-from .report.table import compare, output
+from .report.sheet import output, show
 from .train import start
 
 METHODS = ("standard", "pgd-at", "anchor")
@@ -23,8 +24,8 @@ def run(out: Path, display: Display) -> None:
     attack = records["anchor"]["results"][-1]
     images = records["anchor"]["data"]["images"]
     title = f"{images} held-out digits; PGD-20 moves each pixel by at most {attack['eps']:g} of its range"
+    show([compare(records, title)])
     console = output()
-    console.print(compare(records, title))
     console.print(
         "A cell: share answered rightly [95 % interval]. Without a defence the answers collapse under attack.",
         highlight=False,

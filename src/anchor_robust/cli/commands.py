@@ -100,8 +100,8 @@ def evaluated(asked: argparse.Namespace) -> int:
         raise Refusal(f"--claim-attack {asked.claim_attack} needs --claim, and to be one of --attacks {asked.attacks}")
     from .. import processes
     from ..audit import audit
+    from ..report.measured import show
     from ..report.record import refuted
-    from ..report.table import show
     from ..train import heard
 
     record = audit(
@@ -169,7 +169,8 @@ def listed(words: str) -> list[str]:
 
 
 def second_stage(asked: argparse.Namespace) -> None:
-    from ..report.table import compare, output
+    from ..report.measured import compare
+    from ..report.sheet import show
     from ..second_stage import start
 
     run, records = start(
@@ -182,7 +183,7 @@ def second_stage(asked: argparse.Namespace) -> None:
         lr=asked.lr,
     )
     images = records[str(run)]["data"]["images"]
-    output().print(compare(records, f"before and after, on the {images:,} validation images that chose both"))
+    show([compare(records, f"before and after, on the {images:,} validation images that chose both")])
     print(run)
 
 

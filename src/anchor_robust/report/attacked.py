@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from .table import Record, conventions
+from .conventions import Record, conventions
 
 VERDICTS = {
     "fooled": "fooled: read back from its file, it is answered {after}",

@@ -1,9 +1,11 @@
 """One page about one model, for people: what was measured, how, and how far to trust it. From the record alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from .. import runs
-from .table import OF_ITS_OWN, Record, conventions, corruption_rows, interval, percent, settings, severities
+from .conventions import Record
+from .measured import sheets
+from .sheet import Sheet
 
 TITLE = "# Robustness of "
 
@@ -16,27 +18,13 @@ def card(record: Record) -> str:
 def parts(record: Record) -> Iterable[str]:
     yield f"{TITLE}{record['model']['source']}"
     yield opening(record)
-    yield table(
-        ("attack", "accuracy", "95 % interval", "seconds", "conventions"),
-        [
-            (each["label"], percent(each["accuracy"]), interval(each), f"{each['seconds']:.1f}", conventions(each))
-            for each in record["results"]
-        ],
-    )
+    accuracies, *others = sheets(record)
+    yield "\n".join(accuracies.grid())
     yield (
         "Worst case per image over all stages and restarts. An image counts as held if it is answered rightly both "
         "clean and attacked. Intervals are Wilson's."
     )
-    for result in record["results"]:
-        if result.get("stages"):
-            yield stages(result)
-    for name, points in record.get("curves", {}).items():
-        yield curve(name, points)
-    if record.get("corruptions"):
-        entries = record["corruptions"]
-        headings = ("corruption", *(f"severity {severity}" for severity in severities(entries)), "mean")
-        yield "## Common corruptions\n\n" + table(headings, corruption_rows(entries))
-    yield per_class(record["results"])
+    yield from map(section, others)
     if record["checks"]:
         yield "## Checks"
         yield "\n".join(f"* {check['verdict']}: {check['name']}: {check['detail']}" for check in record["checks"])
@@ -55,29 +43,8 @@ def opening(record: Record) -> str:
     )
 
 
-def stages(result: Record) -> str:
-    rows = [
-        (each["stage"], f"{each['images']:,}", f"{each['fell']:,}", f"{each['seconds']:.1f}", ", ".join(settings(each)))
-        for each in result["stages"]
-    ]
-    heading = f"## {result['label']}, stage by stage"
-    return heading + "\n\n" + table(("stage", "images attacked", "fell", "seconds", "settings"), rows)
-
-
-def curve(name: str, points: Sequence[Record]) -> str:
-    rows = [(f"{point[name]:.4g}", percent(point["accuracy"]), interval(point), conventions(point)) for point in points]
-    points_table = table((name, "accuracy", "95 % interval", "conventions"), rows)
-    return f"## Accuracy against {name}\n\n{points_table}\n\n{OF_ITS_OWN}"
-
-
-def per_class(results: Sequence[Record]) -> str:
-    if not results:
-        return ""
-    rows = [
-        (rows[0]["class"], f"{rows[0]['images']:,}", *(f"{percent(row['accuracy'])} {interval(row)}" for row in rows))
-        for rows in zip(*(result["per_class"] for result in results), strict=True)
-    ]
-    return "## Per class\n\n" + table(("class", "images", *(result["label"] for result in results)), rows)
+def section(sheet: Sheet) -> str:
+    return "\n".join([f"## {sheet.title}", "", *sheet.grid(), *sheet.below()])
 
 
 def provenance(record: Record) -> str:
@@ -98,8 +65,3 @@ def provenance(record: Record) -> str:
         "versions": versions,
     }
     return "\n".join(f"* {name}: {value}" for name, value in facts.items() if value not in (None, ""))
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .conventions import conventions
 from .dotted import spelled
 from .methods import ASSUMED, CONVENTIONS
 from .sheet import Sheet, bounds, spread
-from .table import conventions
 
 Facts = Mapping[str, Any]
 PAIRS_NOTE = (

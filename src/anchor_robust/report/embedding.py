@@ -1,7 +1,7 @@
 """A run's embeddings as tables."""
 
+from .conventions import Record, conventions, interval, percent
 from .sheet import Sheet
-from .table import Record, conventions, interval, percent
 
 MEASURES = {
     "alignment": "alignment: squared distance within a class",

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import runs
 from ..errors import Refusal, one_line
-from .table import Record, interval
+from .conventions import Record, interval
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

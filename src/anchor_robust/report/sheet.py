@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from rich.table import Table
 from rich.text import Text
 
-from .table import output
+from ..console import Console
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,16 @@ class Sheet:
         return table
 
     def markdown(self) -> list[str]:
+        return [f"**{self.title}**", *([""] if self.rows else []), *self.grid(), *self.below()]
+
+    def grid(self) -> list[str]:
+        """The lines of the table alone, none where there are no rows."""
         ruler = ["---" if column < self.wrapped else "---:" for column in range(len(self.headings))]
         table = [self.headings, ruler, *([cell.replace("|", "\\|") for cell in row] for row in self.rows)]
-        lines = ["", *(f"| {' | '.join(cells)} |" for cells in table)] if self.rows else []
-        return [f"**{self.title}**", *lines, *(line for note in self.notes for line in ("", note))]
+        return [f"| {' | '.join(cells)} |" for cells in table] if self.rows else []
+
+    def below(self) -> list[str]:
+        return [line for note in self.notes for line in ("", note)]
 
 
 def show(sheets: Sequence[Sheet]) -> None:
@@ -45,6 +51,12 @@ def show(sheets: Sequence[Sheet]) -> None:
         for note in sheet.notes:
             console.print(note, highlight=False, markup=False, soft_wrap=not console.is_terminal)
         console.print()
+
+
+def output() -> Console:
+    """Standard output, for words as they are; wide enough not to break lines where no terminal sets the width."""
+    console = Console(markup=False, emoji=False)
+    return console if console.is_terminal else Console(width=160, markup=False, emoji=False)
 
 
 def spread(values: Sequence[float], decimals: int = 2) -> str:

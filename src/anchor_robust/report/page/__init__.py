@@ -10,7 +10,7 @@ from typing import Any
 from ... import runs
 from ...errors import Refusal
 from ...finite import finite
-from ..table import interval
+from ..conventions import interval
 from . import accuracy, origin, pictures, training, weaknesses
 from .dossier import Dossier, read
 from .figures import Chart

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..conventions import conventions
+from ..measured import accuracies, corruptions, stages
 from ..methods import ASSUMED, CONVENTIONS
 from ..sheet import Sheet, bounds, spread
-from ..table import conventions, corruption_rows, interval, percent, settings, severities
 from .dossier import Dossier
 from .explanations import why
 from .figures import Chart, Line, intervals, percents
@@ -37,30 +38,21 @@ def results(page: Together) -> Section:
 
 
 def measured(dossier: Dossier) -> list[Sheet]:
-    rows, stages = [], []
-    for file, record in dossier.records.items():
-        for result in record["results"]:
-            stated = [conventions(result), f"{result['images']:,}", f"{result['seconds']:.1f}"]
-            rows.append([result["label"], percent(result["accuracy"]), interval(result), *stated, file])
-            stages += [staged(result)] if result.get("stages") else []
-    headings = ["attack", "accuracy", "95 % interval", "conventions", "images", "seconds", "file"]
-    return [Sheet("Accuracy under each attack", headings, rows), *stages, *corruptions(dossier)]
-
-
-def staged(result: Facts) -> Sheet:
+    """Every accuracy of every evaluation, and beside it on how many images and in which file it is."""
+    of_file = [(file, record, accuracies(record["results"], "")) for file, record in dossier.records.items()]
     rows = [
-        [each["stage"], f"{each['images']:,}", f"{each['fell']:,}", f"{each['seconds']:.1f}", ", ".join(settings(each))]
-        for each in result["stages"]
+        [*row, f"{result['images']:,}", file]
+        for file, record, sheet in of_file
+        for row, result in zip(sheet.rows, record["results"], strict=True)
     ]
-    return Sheet(f"{result['label']}, stage by stage", ["stage", "attacked", "fell", "seconds", "settings"], rows)
-
-
-def corruptions(dossier: Dossier) -> list[Sheet]:
-    entries = dossier.record.get("corruptions") if dossier.record else None
-    if not entries:
-        return []
-    headings = ["corruption", *(f"severity {severity}" for severity in severities(entries)), "mean"]
-    return [Sheet("Accuracy under common corruptions", headings, corruption_rows(entries))]
+    headings = [*accuracies([], "").headings, "images", "file"]
+    staged = [stages(each) for _, record, _ in of_file for each in record["results"] if each.get("stages")]
+    corrupted = dossier.record.get("corruptions") if dossier.record else None
+    return [
+        Sheet("Accuracy under each attack", headings, rows),
+        *staged,
+        *([corruptions(corrupted)] if corrupted else []),
+    ]
 
 
 def compared(facts: Facts) -> Block:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..table import interval
+from ..conventions import interval
 
 Facts = Mapping[str, Any]
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")

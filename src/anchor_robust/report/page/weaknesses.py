@@ -1,11 +1,12 @@
 """Where a model gives way: with which eps, in which classes, and to which answers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from .. import measured
 from ..sheet import Sheet
-from ..table import OF_ITS_OWN, conventions, interval, percent
 from .dossier import Dossier, Record
 from .figures import GREY, Chart, Figure, Line, bars, heatmap, lines, percent_axis, percents
 from .parts import Block, Section, named, unmeasured
@@ -48,10 +49,8 @@ def curve(name: str, words: str, having: Sequence[tuple[Entry, Record]]) -> Char
         low, high = zip(*(point["interval"] for point in found), strict=True)
         x, y = [point[name] for point in found], percents(point["accuracy"] for point in found)
         drawn.append(Line(entry.label, x, y, percents(low), percents(high), entry.colour))
-        rows += [
-            [entry.label, f"{point[name]:.4g}", percent(point["accuracy"]), interval(point), conventions(point)]
-            for point in found
-        ]
+        table = measured.curve(name, found)
+        rows += [[entry.label, *row] for row in table.rows]
     leading = having[0][0]
     threats = sorted({threat(record)["eps"] for _, record in having if threat(record)})
     axis: Figure = {"title": {"text": words}} | {"rangemode": "tozero"}
@@ -71,13 +70,13 @@ def curve(name: str, words: str, having: Sequence[tuple[Entry, Record]]) -> Char
             if name == "eps"
             else "Once more steps find nothing more, the attack has converged."
         )
-        + f" {OF_ITS_OWN}"
+        + f" {measured.OF_ITS_OWN}"
     )
     return Chart(
         f"Accuracy against {words}",
         says,
         figure,
-        Sheet("", ["model", name, "accuracy", "95 % interval", "conventions"], rows),
+        Sheet("", ["model", *table.headings], rows),
     )
 
 
@@ -111,11 +110,7 @@ def per_class(entry: Entry) -> Chart:
     label = results[weakest[0].index(least)]["label"]
     says = f"Weakest: {least['class']}, {points(least['accuracy'])} of {least['images']:,} images under {label}."
     says += f" Drawn are the weakest {MOST_CLASSES} of {len(rows)}." if len(drawn) < len(rows) else ""
-    table = [
-        [row[0]["class"], f"{row[0]['images']:,}", *(f"{percent(each['accuracy'])} {interval(each)}" for each in row)]
-        for row in rows
-    ]
-    numbers = Sheet("", ["class", "images", *(result["label"] for result in results)], table)
+    numbers = replace(measured.classes(results), title="")
     return Chart("Accuracy of each class", says, bars([row[0]["class"] for row in drawn], groups), numbers)
 
 

@@ -1,0 +1,44 @@
+"""How a result is written: its accuracy, its interval, and everything that they depend on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+Record = Mapping[str, Any]
+
+# What results and stages state beside an attack's own settings.
+STATED = {
+    *("attack", "label", "norm", "eps", "steps", "step_size", "restarts", "start", "loss", "dtype", "engine", "search"),
+    *("images", "accuracy", "interval", "seconds", "per_class", "stages", "stage", "fell"),
+}
+
+
+def conventions(result: Record) -> str:
+    """Everything that an accuracy depends on, in one line."""
+    if result["norm"] is None:
+        return result["dtype"]
+    stages = result.get("stages")
+    told = [" + ".join(stage["stage"] for stage in stages)] if stages else settings(result)
+    told += [f"by {result['engine']}"] if result.get("engine", "anchor") != "anchor" else []
+    told += [f"searched in {result['search']}"] if result.get("search", "float32") != "float32" else []
+    return ", ".join([f"{result['norm']} eps {result['eps']:.4g}", *told, result["dtype"]])
+
+
+def settings(attack: Record) -> list[str]:
+    """How an attack searches: what every attack states, then what is its own."""
+    steps, step_size, restarts = attack.get("steps"), attack.get("step_size"), attack.get("restarts")
+    told = []
+    if steps is not None:
+        told.append(f"{steps} steps" if step_size is None else f"{steps} x {step_size:.4g}")
+    told += [f"{attack['start']} start"] if attack.get("start", "none") not in (None, "none") else []
+    told += [f"{restarts} restart" + "s" * (restarts != 1)] if restarts else []
+    told += [attack["loss"]] if attack.get("loss") else []
+    return told + [f"{key} {value}" for key, value in attack.items() if key not in STATED and value is not None]
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
+
+
+def interval(result: Record) -> str:
+    low, high = result["interval"]
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
