@@ -21,7 +21,7 @@ Try = tuple[dict[str, Any], dict[str, Any]]  # a sweep's record, and one of its 
 
 def tried(steps: int) -> list[Try]:
     """The tries with so many attack steps, each method's best first."""
-    found = [each for folder in sorted(FOLDER.iterdir()) for each in combinations(folder)]
+    found = [each for path in sorted(FOLDER.glob("*/sweep.json")) for each in combinations(path.parent)]
     chosen = [each for each in found if settings(each).get("attack.steps", 5) == steps]
     return sorted(chosen, key=lambda each: (each[0]["recipe"], -each[1]["mean"]))
 

@@ -1,4 +1,4 @@
-"""Write the tables of the README, of results/README.md and of docs/ from this folder: `make results`."""
+"""Write the tables of the README, of docs/ and of this folder from its files: `make results`."""
 
 import sys
 from collections.abc import Sequence
@@ -45,10 +45,7 @@ HELD = {  # where the outcome of every image stands
     "PGD-20": (runs.EVALUATION, "pgd20"),
     "AutoAttack": (AUTOATTACK, "autoattack"),
 }
-OTHERS = {  # folders of runs like this one, and what they are
-    "two-steps": "With two attack steps and batches of 128",
-    "first-settings": "Before the search",
-}
+OTHERS = ("two-steps", "first-settings")  # folders of runs like this one, with other settings
 BEST = "cifar10-resnet8-anchor"  # its weights come with the package
 BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
 
@@ -183,7 +180,7 @@ def previews(where: Path) -> str:
 def tries() -> str:
     """What was tried on the validation split alone; no test image was looked at."""
     lines = ["| tried | differs in | clean | robust | contrast at the end |", "|---|---|---|---|---|"]
-    folders = sorted((HERE / "tries").iterdir())
+    folders = [path.parent for path in sorted((HERE / "tries").glob(f"*/{runs.RECIPE}"))]
     settings = {folder: flat(yaml.safe_load((folder / runs.RECIPE).read_text())) for folder in folders}
     keys = dict.fromkeys(key for each in settings.values() for key in each if key.startswith("objective."))
     varied = [key for key in keys if len({str(each[key]) for each in settings.values() if key in each}) > 1]
@@ -225,33 +222,37 @@ def in_full(where: Path) -> str:
     )
 
 
-def other(where: Path, heading: str) -> list[str]:
+def documents() -> dict[Path, Sequence[str]]:
+    """The tables of every document, from this folder's files."""
+    return {
+        ROOT / "README.md": [summary(HERE)],
+        ROOT / "docs" / "tour.md": [digits()],
+        HERE / "README.md": [summary(HERE), paired(HERE)],
+        HERE / "comparison.md": [in_full(HERE)],
+        **{HERE / folder / "README.md": other(HERE / folder) for folder in OTHERS},
+        search.FOLDER / "README.md": [search.table()],
+        forms.FOLDER / "README.md": [forms.table()],
+        HERE / "tries" / "README.md": [tries()],
+        agreement.FOLDER / "README.md": [agreement.table()],
+    }
+
+
+def other(where: Path) -> list[str]:
     """The same tables of runs with other settings, and their previews where they were taken."""
-    tables = [f"### {heading}", summary(where), paired(where), in_full(where)]
+    tables = [summary(where), paired(where), in_full(where)]
     if (seeds("anchor", where)[0] / PREVIEW).exists():
-        tables += [f"### {heading}: AutoAttack's gradient attacks on more images", previews(where)]
+        tables += ["**AutoAttack's gradient attacks on more images**", previews(where)]
     return tables
 
 
-def told() -> list[str]:
-    """What this folder's README says of the files."""
-    return [
-        *(summary(HERE), paired(HERE), in_full(HERE)),
-        *("### The search for settings", search.table()),
-        *("### Other forms of ANCHOR, under two attacks", forms.table()),
-        *(part for folder, heading in OTHERS.items() for part in other(HERE / folder, heading)),
-        *("### Tries", tries()),
-        *("### AutoAttack beside its authors' package", agreement.table()),
-    ]
-
-
-def insert(document: Path, table: str) -> str:
-    """The document with `table` between its two markers."""
+def insert(document: Path, tables: Sequence[str]) -> str:
+    """The document with `tables` between its two markers."""
     before, _, rest = document.read_text(encoding="utf-8").partition(BEGIN)
     _, found, after = rest.partition(END)
     if not found:
         raise SystemExit(f"{document} has no place for the table; it must hold {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+    between = "\n\n".join(tables)
+    return f"{before}{BEGIN}\n{between}\n{END}{after}"
 
 
 def measured(folder: Path) -> str:
@@ -295,12 +296,8 @@ def ship(check: bool) -> None:
 def main() -> None:
     """Rewrite the documents and recipes; with --check, only say whether they are up to date."""
     ship("--check" in sys.argv[1:])
-    texts = {
-        ROOT / "README.md": insert(ROOT / "README.md", summary(HERE)),
-        HERE / "README.md": insert(HERE / "README.md", "\n\n".join(told())),
-        ROOT / "docs" / "tour.md": insert(ROOT / "docs" / "tour.md", digits()),
-        performance.DOCUMENT: performance.filled(),
-    }
+    texts = {document: insert(document, tables) for document, tables in documents().items()}
+    texts[performance.DOCUMENT] = performance.filled()
     texts |= {recipe: promising(recipe) for recipe in sorted((ROOT / "src/anchor_robust/recipes").glob("*.yaml"))}
     for document, text in texts.items():
         if "--check" not in sys.argv[1:]:
