@@ -545,6 +545,37 @@ def test_an_attack_of_ones_own_stands_beside_the_protocol_of_its_name() -> None:
     ]
 
 
+@dataclass(frozen=True)
+class Lit(Attack):
+    """All pixels brighter by `light`, or darker."""
+
+    ball: Ball
+    light: float
+
+    def search(self, model: Any, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        return x + self.light
+
+
+def test_the_worst_case_is_what_withstands_every_attack_in_the_ball() -> None:
+    def bright_or_not(x: Tensor) -> Tensor:
+        brightness = x.flatten(1).mean(1)
+        return torch.stack([0.5 - brightness, brightness - 0.5], 1)
+
+    x = torch.tensor([0.45, 0.55, 0.2]).view(3, 1, 1, 1).expand(3, 3, 4, 4)
+    ball = Ball("linf", 0.1)
+    brighter, darker, far = Lit(ball, 0.1), Lit(ball, -0.1), Lit(Ball("linf", 0.5), 0.5)
+    labels = torch.tensor([0, 1, 0])
+    record = evaluate(bright_or_not, x, labels, (brighter, darker, far), ball=ball, checks=False)
+    assert [result["accuracy"] for result in record["results"]] == pytest.approx([2 / 3, 2 / 3, 1 / 3])
+    assert record["worst_case"] == {
+        "attacks": ["lit", "lit-2"],
+        "images": 3,
+        "accuracy": pytest.approx(1 / 3),
+        "interval": list(wilson(1, 3)),
+    }
+    assert "worst_case" not in evaluate(bright_or_not, x, labels, (brighter, far), ball=ball, checks=False)
+
+
 def test_the_class_of_an_attack_is_none() -> None:
     model, x, y = linear_model("linf", 0.031, [0.5, 2.0])
     with pytest.raises(Refusal, match="allowed: a name, or an attack with its ball"):

@@ -90,6 +90,7 @@ def full_record() -> dict[str, Any]:
         "batch_size": 250,
         "threat": {"norm": "linf", "eps": 0.031},
         "results": [clean, attacked, worst],
+        "worst_case": {"attacks": ["pgd20", "autoattack"], "images": 400, "accuracy": 0.5, "interval": [0.45, 0.55]},
         "curves": {"eps": points},
         "checks": [{"name": "masking", "verdict": "warn", "detail": "the loss does not grow"}],
         "environment": {
@@ -111,6 +112,7 @@ def test_the_card_leaves_nothing_out() -> None:
         "| clean | float32 | 81.25 % | [77.0, 85.0] | 1.5 |",
         "linf eps 0.031, 20 x 0.003, uniform start, 1 restart, ce, float32",
         "| AutoAttack | linf eps 0.031, apgd-ce + square, by pyautoattack, float32 | 50.50 % | [45.6, 55.4] | 1.5 |",
+        "Withstand every attack, PGD-20 and AutoAttack: 50.00 % [45.0, 55.0]",
         "| apgd-ce | 100 steps, uniform start, ce, rho 0.75 | 325 | 120 | 7.2 |",
         "| square | queries 5000 | 205 | 3 | 99.0 |",
         "## Accuracy against eps",

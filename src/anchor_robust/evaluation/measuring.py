@@ -17,10 +17,10 @@ from ..errors import Refusal
 from ..threat import Ball
 from .course import Bar, Course, Endured, silent_bar
 from .curves import known_curves, points
-from .protocols import PAPER_EPS, Engine, Planned, comparable, known_attacks, plan
+from .protocols import PAPER_EPS, Engine, Planned, comparable, known_attacks, plan, within
 from .resuming import Ledger
 from .searching import Precision, compiled, laid_out, searched
-from .summaries import summary
+from .summaries import accuracy, summary
 from .verdicts import batches, check_labels, evaluating
 
 SCHEMA = 1
@@ -122,6 +122,10 @@ def measure(
             "results": results,
             "checks": [recheck(inside), *found] if planned else [],
         }
+        together = [each.name for each in planned if within(each, ball)]
+        if len(together) > 1:
+            held_all = torch.from_numpy(np.all([outcomes[f"held_{name}"] for name in together], 0))
+            record["worst_case"] = {"attacks": together, **accuracy(held_all)}
         if curves:
             record["curves"] = {
                 name: drawn_curve(course, name, ball, curve, correct, classes) for name, curve in sketched.items()

@@ -124,7 +124,12 @@ def comparable(planned: Planned, ball: Ball) -> bool:
     """Whether what the attack breaks says something of gradient attacks, or black boxes by a known name, in `ball`."""
     attacks = [attack for stage in planned.stages for attack in stage.attacks]
     known = planned.name in (*PROTOCOLS, *CONTEXTUAL) or all(isinstance(attack, PGD | APGD) for attack in attacks)
-    return known and all(attack.ball == ball for attack in attacks)
+    return known and within(planned, ball)
+
+
+def within(planned: Planned, ball: Ball) -> bool:
+    """Whether all that the attack does is in `ball`."""
+    return all(attack.ball == ball for stage in planned.stages for attack in stage.attacks)
 
 
 def free(name: str, taken: Collection[str]) -> str:

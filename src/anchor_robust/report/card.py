@@ -19,7 +19,7 @@ def parts(record: Record) -> Iterable[str]:
     yield f"{TITLE}{record['model']['source']}"
     yield opening(record)
     accuracies, *others = sheets(record)
-    yield "\n".join(accuracies.grid())
+    yield "\n".join([*accuracies.grid(), *accuracies.below()])
     yield (
         "Worst case per image over all stages and restarts. An image counts as held if it is answered rightly both "
         "clean and attacked. Intervals are Wilson's."

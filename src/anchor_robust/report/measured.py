@@ -1,6 +1,7 @@
 """What evaluations measured, as tables: for the terminal, the card and the page."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from . import sheet
 from .conventions import Record, conventions, interval, percent, settings
@@ -26,7 +27,7 @@ def sheets(record: Record) -> list[Sheet]:
     data, results, corrupted = record["data"], record["results"], record.get("corruptions")
     on = f"{record['model']['source']} on {data['name']} {data['split']}, {data['images']:,} images"
     return [
-        accuracies(results, on),
+        replace(accuracies(results, on), notes=worst_case(record)),
         *(stages(result) for result in results if result.get("stages")),
         *(curve(name, points) for name, points in record.get("curves", {}).items()),
         *([corruptions(corrupted)] if corrupted else []),
@@ -40,6 +41,15 @@ def accuracies(results: Sequence[Record], title: str) -> Sheet:
         for each in results
     ]
     return Sheet(title, ["attack", "conventions", "accuracy", "95 % interval", "seconds"], rows, wrapped=2)
+
+
+def worst_case(record: Record) -> list[str]:
+    """What no attack of several fooled, image by image; an attacker picks the one that does."""
+    found = record.get("worst_case")
+    if not found:
+        return []
+    labels = [result["label"] for result in record["results"] if result["attack"] in found["attacks"]]
+    return [f"Withstand every attack, {' and '.join(labels)}: {measured(found)}"]
 
 
 def stages(result: Record) -> Sheet:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..conventions import conventions
-from ..measured import accuracies, corruptions, stages
+from ..measured import accuracies, corruptions, stages, worst_case
 from ..methods import ASSUMED, CONVENTIONS
 from ..sheet import Sheet, bounds, spread
 from .dossier import Dossier
@@ -47,9 +47,10 @@ def measured(dossier: Dossier) -> list[Sheet]:
     ]
     headings = [*accuracies([], "").headings, "images", "file"]
     staged = [stages(each) for _, record, _ in of_file for each in record["results"] if each.get("stages")]
+    withstood = [told for _, record, _ in of_file for told in worst_case(record)]
     corrupted = dossier.record.get("corruptions") if dossier.record else None
     return [
-        Sheet("Accuracy under each attack", headings, rows),
+        Sheet("Accuracy under each attack", headings, rows, withstood),
         *staged,
         *([corruptions(corrupted)] if corrupted else []),
     ]
