@@ -15,11 +15,11 @@ from anchor_robust.intervals import wilson
 from anchor_robust.recipe import settle
 from anchor_robust.report.conventions import conventions
 from svg import legend, line, linear, page, polygon, polyline, rows, shares, tag, text
-from table import EXPERIMENT, HELD, HERE, METHODS, ROOT, found, results_of
+from table import EXPERIMENT, HELD, HERE, METHODS, ROOT, found, measured_in, results_of
 from table import seeds as runs_of
 
 FIGURES = ROOT / "docs" / "figures"
-COLOURS = dict(zip(HELD, ("blue", "orange", "black"), strict=True))
+COLOURS = dict(zip(HELD, ("blue", "orange", "green", "black"), strict=True))
 WIDTH = 760
 CURVES = "curves.json"  # beside evaluation.json, from anchor evaluate --curve eps --out
 TRIED = {"pgd-at": "orange", "trades": "green", "mart": "blue", "supcon-at": "purple", "anchor": "black"}
@@ -39,15 +39,16 @@ def robustness() -> str:
     methods = found(HERE)
     left, right, lane, gap, top = 210, WIDTH - 60, 17, 14, 66
     x = linear((0, 1), (left, right))
-    block = lane * len(HELD) + gap
+    attacks = measured_in(HERE)
+    block = lane * len(attacks) + gap
     bottom = top + block * len(methods)
-    drawn = legend(left, 50, [(COLOURS[label], label) for label in HELD])
+    drawn = legend(left, 50, [(COLOURS[label], label) for label in attacks])
     drawn += vertical_grid(x, top - 8, bottom - gap + 8)
     told = []
     for place, (method, folders) in enumerate(methods.items()):
         y = top + block * place
-        accuracies = {label: results_of(folders, *HELD[label]) for label in HELD}
-        drawn += heading(method, folders, y + lane * len(HELD) / 2)
+        accuracies = {label: results_of(folders, *held) for label, held in attacks.items()}
+        drawn += heading(method, folders, y + lane * len(attacks) / 2)
         for row, (label, results) in enumerate(accuracies.items()):
             drawn += bar(label, results, x, y + lane * row, lane)
         means = [f"{label} {percent(mean(results))} %" for label, results in accuracies.items() if results]
@@ -59,7 +60,7 @@ def robustness() -> str:
 
 
 def small_print() -> list[str]:
-    results = {label: results_of(runs_of("anchor", HERE), *HELD[label]) for label in HELD}
+    results = {label: results_of(runs_of("anchor", HERE), *held) for label, held in measured_in(HERE).items()}
     told = [
         f"{label}: {result[0]['images']:,} images" + (f", {conventions(result[0])}" if result[0]["norm"] else "")
         for label, result in results.items()

@@ -35,7 +35,7 @@ def table() -> str:
     """Both rounds."""
     return "\n\n".join(
         (
-            "**Two attack steps of 0.0233.** What is not named is as the recipes have it with five steps.",
+            "**Two attack steps of 0.0233.** What is not named is as in `five-steps/`.",
             *told(tried(2), TWO_STEPS, "after 7 epochs, 28 passes (PGD-AT, whose step is cheaper, after 9 and 27)"),
             "**Five attack steps of 0.01.** What is not named is as before this search, lr at 0.2.",
             *told(tried(5), FIVE_STEPS, "after 4 epochs, 28 passes (PGD-AT 24)"),

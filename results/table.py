@@ -35,17 +35,20 @@ METHODS = {
     "two-view": "two views without contrast",
     "anchor": "**ANCHOR**",
     "anchor-attacked-only": "ANCHOR, cross-entropy on attacked images alone",
-    "anchor-margin4": "ANCHOR, margin 4",
+    "anchor-clean25": "ANCHOR, clean 0.25",
+    "anchor-margin4": "ANCHOR, clean 0.25 and margin 4",
     "anchor-hardest-quarter": "ANCHOR on the hardest quarter of the positives (collapsed)",
 }
 AUTOATTACK = "autoattack.json"  # beside evaluation.json, on fewer images
+MARGIN = "margin.json"  # PGD-20 on the margin, on all of them
 PREVIEW = "preview.json"  # its quick half, on more of them
 HELD = {  # where the outcome of every image stands
     "clean": (runs.EVALUATION, "clean"),
     "PGD-20": (runs.EVALUATION, "pgd20"),
+    "CW-PGD-20": (MARGIN, "pgd20-margin"),
     "AutoAttack": (AUTOATTACK, "autoattack"),
 }
-OTHERS = ("two-steps", "first-settings")  # folders of runs like this one, with other settings
+OTHERS = ("five-steps", "first-settings")  # folders of runs like this one, with other settings
 BEST = "cifar10-resnet8-anchor"  # its weights come with the package
 BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
 
@@ -75,15 +78,13 @@ def results_of(folders: Sequence[Path], file: str, attack: str) -> list[dict[str
 
 def summary(where: Path) -> str:
     """One Markdown table: a row per method, and what the numbers depend on."""
-    headings = ("training", "clean", "PGD-20", "AutoAttack", "seeds", "passes", "minutes")
+    attacks = measured_in(where)
+    headings = ("training", *attacks, "seeds", "passes", "minutes")
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for method, folders in found(where).items():
-        broken = results_of(folders, AUTOATTACK, "autoattack")
         cells = [
             METHODS[method],
-            accuracy(results_of(folders, runs.EVALUATION, "clean")),
-            accuracy(results_of(folders, runs.EVALUATION, "pgd20")),
-            in_autoattack(broken, len(folders)),
+            *(in_some(results_of(folders, *where_held), len(folders)) for where_held in attacks.values()),
             str(len(folders)),
             f"{settle(str(folders[0] / runs.RECIPE)).passes():g}",
             f"{fmean(runs.read_metrics(folder)[-1]['seconds'] for folder in folders) / 60:.0f}",
@@ -92,8 +93,14 @@ def summary(where: Path) -> str:
     return "\n".join([*lines, "", note(where)])
 
 
-def in_autoattack(results: Sequence[dict[str, Any]], seeds: int) -> str:
-    """Its accuracy, and of how many seeds where it was run on fewer than the other attacks."""
+def measured_in(where: Path) -> dict[str, tuple[str, str]]:
+    """What of HELD any run of a folder has."""
+    folders = [folder for each in found(where).values() for folder in each]
+    return {label: (file, name) for label, (file, name) in HELD.items() if results_of(folders, file, name)}
+
+
+def in_some(results: Sequence[dict[str, Any]], seeds: int) -> str:
+    """The accuracy, and of how many seeds where not all were attacked."""
     if not results:
         return "not yet"
     of = f" ({len(results)} of {seeds} seeds)" if len(results) < seeds else ""
@@ -104,11 +111,13 @@ def note(where: Path) -> str:
     folder = seeds("anchor", where)[0]
     record, environment = runs.read_json(folder / runs.EVALUATION), runs.read_json(folder / runs.ENVIRONMENT)
     recipe = yaml.safe_load((folder / runs.RECIPE).read_text())
-    pgd, broken = (results_of([folder], *each) for each in ((runs.EVALUATION, "pgd20"), (AUTOATTACK, "autoattack")))
-    attacks = [f"PGD-20: {conventions(pgd[0])}"]
-    if broken:
-        attacks.append(f"AutoAttack (standard) on the first {broken[0]['images']}: {conventions(broken[0])}")
     model, data = recipe["model"], record["data"]
+    attacked = {label: results_of([folder], *HELD[label]) for label in HELD if label != "clean"}
+    attacks = [
+        f"{label}{told_of(data, result)}: {conventions(result)}"
+        for label, found in attacked.items()
+        for result in found
+    ]
     trained = [folder for folders in found(where).values() for folder in folders]
     processors = sorted({runs.read_json(folder / runs.ENVIRONMENT)["device"] for folder in trained})
     return "\n".join(
@@ -125,14 +134,19 @@ def note(where: Path) -> str:
     )
 
 
+def told_of(data: dict[str, Any], result: dict[str, Any]) -> str:
+    return f" on the first {result['images']:,}" if result["images"] < data["images"] else ""
+
+
 def paired(where: Path) -> str:
     """ANCHOR against every other method, image by image, seed by seed."""
     ours = {seed(folder): folder for folder in seeds("anchor", where)}
-    lines = [f"| ANCHOR against | {' | '.join(HELD)} |", "|---" * (1 + len(HELD)) + "|"]
+    attacks = measured_in(where)
+    lines = [f"| ANCHOR against | {' | '.join(attacks)} |", "|---" * (1 + len(attacks)) + "|"]
     for method, folders in found(where).items():
         pairs = [(ours[seed(folder)], folder) for folder in folders if seed(folder) in ours]
         if method != "anchor" and pairs:
-            lines.append(f"| {METHODS[method]} | {' | '.join(alone(what, pairs) for what in HELD)} |")
+            lines.append(f"| {METHODS[method]} | {' | '.join(alone(what, pairs) for what in attacks)} |")
     told = "Images held by ANCHOR alone : by the other alone, and McNemar's exact test on them."
     return "\n".join([*lines, "", told])
 

@@ -344,7 +344,7 @@ def test_explaining_trains_nothing(
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr("anchor_robust.data.cifar.fetch", None)
     assert main(["train", "cifar10-resnet8-anchor", "--explain", "--optimise.compile", "never"]) == 0
-    assert "an epoch: 191 steps" in capsys.readouterr().out, "CIFAR-10 is not fetched to be counted"
+    assert "an epoch: 382 steps" in capsys.readouterr().out, "CIFAR-10 is not fetched to be counted"
     assert main(["train", "digits-anchor", "--explain", "--out", "run"]) == 2
     assert "--explain takes a recipe" in capsys.readouterr().err
 
