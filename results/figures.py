@@ -83,7 +83,7 @@ def vertical_grid(x: Any, top: float, bottom: float) -> list[str]:
 
 def heading(method: str, folders: Sequence[Path], middle: float) -> list[str]:
     """The method's name, then its cost and its seeds, around a height."""
-    lines = textwrap.wrap(plain(method), 26)
+    lines = textwrap.wrap(plain(method), 24)
     passes = settle(str(folders[0] / runs.RECIPE)).passes()
     cost = f"{passes:g} pass{'es' * (passes > 1)}, {len(folders)} seed{'s' * (len(folders) > 1)}"
     top = middle - 15 * len(lines) / 2 + 4
