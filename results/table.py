@@ -115,8 +115,8 @@ def note(where: Path) -> str:
     attacked = {label: results_of([folder], *HELD[label]) for label in HELD if label != "clean"}
     attacks = [
         f"{label}{told_of(data, result)}: {conventions(result)}"
-        for label, found in attacked.items()
-        for result in found
+        for label, results in attacked.items()
+        for result in results
     ]
     trained = [folder for folders in found(where).values() for folder in folders]
     processors = sorted({runs.read_json(folder / runs.ENVIRONMENT)["device"] for folder in trained})

@@ -13,6 +13,8 @@ from scipy.stats import binomtest
 from anchor_robust.report.card import card
 from anchor_robust.report.conventions import conventions
 from anchor_robust.report.measured import show
+from anchor_robust.report.page.accuracy import measured
+from anchor_robust.report.page.dossier import Dossier
 from anchor_robust.report.paired import mcnemar
 from anchor_robust.report.record import read, refuted
 
@@ -146,6 +148,14 @@ def test_every_committed_record_has_a_card_and_its_outcomes(file: Path) -> None:
     for result in record["results"]:
         assert f"| {result['label']} | {conventions(result)} | {100 * result['accuracy']:.2f} % |" in told
     assert (outcomes["clean_prediction"] == outcomes["label"]).mean() == record["results"][0]["accuracy"]
+
+
+def test_the_page_says_what_withstands_every_attack() -> None:
+    dossier = Dossier(Path("numbers.json"), record=full_record())
+    (accuracies, *_) = measured(dossier)
+    assert accuracies.notes == ["Withstand every attack, PGD-20 and AutoAttack: 50.00 % [45.0, 55.0]"]
+    assert [row[0] for row in accuracies.rows] == ["clean", "PGD-20", "AutoAttack"]
+    assert all(row[-2:] == ["400", "numbers.json"] for row in accuracies.rows)
 
 
 def test_a_claim_falls_when_the_whole_interval_lies_below_it() -> None:
