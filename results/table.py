@@ -48,6 +48,7 @@ HELD = {  # where the outcome of every image stands
     "CW-PGD-20": (MARGIN, "pgd20-margin"),
     "AutoAttack": (AUTOATTACK, "autoattack"),
 }
+BOTH = ("PGD-20", "CW-PGD-20")  # one climbs the cross-entropy, the other the margin
 OTHERS = ("five-steps", "first-settings")  # folders of runs like this one, with other settings
 BEST = "cifar10-resnet8-anchor"  # its weights come with the package
 BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
@@ -141,23 +142,24 @@ def told_of(data: dict[str, Any], result: dict[str, Any]) -> str:
 def paired(where: Path) -> str:
     """ANCHOR against every other method, image by image, seed by seed."""
     ours = {seed(folder): folder for folder in seeds("anchor", where)}
-    attacks = measured_in(where)
-    lines = [f"| ANCHOR against | {' | '.join(attacks)} |", "|---" * (1 + len(attacks)) + "|"]
+    columns = {label: (label,) for label in measured_in(where)}
+    if set(BOTH) <= columns.keys():
+        columns |= {" and ".join(BOTH): BOTH}
+    lines = [f"| ANCHOR against | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
     for method, folders in found(where).items():
         pairs = [(ours[seed(folder)], folder) for folder in folders if seed(folder) in ours]
         if method != "anchor" and pairs:
-            lines.append(f"| {METHODS[method]} | {' | '.join(alone(what, pairs) for what in attacks)} |")
+            lines.append(f"| {METHODS[method]} | {' | '.join(alone(labels, pairs) for labels in columns.values())} |")
     told = "Images held by ANCHOR alone : by the other alone, and McNemar's exact test on them."
     return "\n".join([*lines, "", told])
 
 
-def alone(what: str, pairs: Sequence[tuple[Path, Path]]) -> str:
-    """`12 : 34 (p = 0.01)` over pairs of runs, of those seeds where both were measured."""
-    file, name = HELD[what]
-    pairs = [pair for pair in pairs if all((folder / file).exists() for folder in pair)]
+def alone(labels: Sequence[str], pairs: Sequence[tuple[Path, Path]]) -> str:
+    """`12 : 34 (p = 0.01)` of what holds under all of these, over those pairs of runs where they were measured."""
+    pairs = [pair for pair in pairs if all((folder / HELD[label][0]).exists() for label in labels for folder in pair)]
     if not pairs:
         return "not yet"
-    both = [[held(read(folder / file)[1], name) for folder in pair] for pair in pairs]
+    both = [[held(folder, labels) for folder in pair] for pair in pairs]
     first, second = (sum(int((a & ~b).sum()) for a, b in each) for each in (both, [pair[::-1] for pair in both]))
     return f"{first} : {second} ({stated(mcnemar(first, second))})"
 
@@ -166,7 +168,12 @@ def seed(folder: Path) -> int:
     return int(yaml.safe_load((folder / runs.RECIPE).read_text())["seed"])
 
 
-def held(outcomes: Any, name: str) -> np.ndarray:
+def held(folder: Path, labels: Sequence[str]) -> np.ndarray:
+    """Of every image, whether a run answers it rightly under all of these."""
+    return np.all([outcome(read(folder / file)[1], name) for file, name in map(HELD.__getitem__, labels)], axis=0)
+
+
+def outcome(outcomes: Any, name: str) -> np.ndarray:
     return outcomes["clean_prediction"] == outcomes["label"] if name == "clean" else outcomes[f"held_{name}"]
 
 
