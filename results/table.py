@@ -252,7 +252,7 @@ def documents() -> dict[Path, Sequence[str]]:
         HERE / "comparison.md": [in_full(HERE)],
         **{HERE / folder / "README.md": other(HERE / folder) for folder in OTHERS},
         search.FOLDER / "README.md": [search.table()],
-        forms.FOLDER / "README.md": [forms.table()],
+        HERE / "forms" / "README.md": [forms.table(forms.FORMS)],
         HERE / "tries" / "README.md": [tries()],
         agreement.FOLDER / "README.md": [agreement.table()],
     }
