@@ -154,6 +154,14 @@ def test_a_count_below_0_replaces_the_average() -> None:
     assert all((tensor == 5).all() for tensor in average.network.state_dict().values())
 
 
+def test_weights_that_go_by_two_names_are_averaged_once() -> None:
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    net[1].weight = net[0].weight
+    average = Average(filled(net, 0.0), 0.9)
+    average.update(filled(net, 1.0), 1000)
+    torch.testing.assert_close(average.network[0].weight, torch.full((2, 2), 0.1))
+
+
 # --- adversarial weight perturbation ---------------------------------------------------------------------------------
 
 

@@ -261,6 +261,24 @@ def test_the_old_head_leaves_no_trace(encoder: Path, heads: dict[bool, Second], 
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_head_is_trained_in_float32_and_says_so_whatever_its_encoder_was(encoder: Path, tmp_path: Path) -> None:
+    mixed = shutil.copytree(encoder, tmp_path / "mixed")
+    told = (mixed / runs.RECIPE).read_text()
+    (mixed / runs.RECIPE).write_text(told.replace("precision: float32", "precision: bf16"))
+    head, _ = second_stage.start(mixed, tmp_path / "head", None, Display(), epochs=1)
+    assert runs.read_json(head / runs.ENVIRONMENT)["precision"] == "32-true"
+
+    training = around(mixed)
+    assert training.fabric.strategy.precision.precision == "bf16-mixed"
+    training.network.projection = None
+    seen = set()
+    for module in (training.network.backbone, training.network.backbone.linear):
+        module.register_forward_hook(lambda module, given, output: seen.update({given[0].dtype, output.dtype}))
+    linear = training.network.backbone.linear
+    second_stage.step(training, sgd(linear, training.recipe.optimise), torch.arange(8), adversarial=False)
+    assert seen == {torch.float32}
+
+
 def test_a_second_stage_follows_another(heads: dict[bool, Second], tmp_path: Path) -> None:
     run, _ = second_stage.start(heads[True][0], tmp_path / "third", None, Display(), epochs=1)
     ours, theirs = load_file(run / runs.WEIGHTS), load_file(heads[False][0] / runs.WEIGHTS)

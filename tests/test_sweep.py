@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from anchor_robust import checkpoint, data, runs, train
 from anchor_robust.cli import main
+from anchor_robust.display import Display
 from anchor_robust.intervals import wilson
 from anchor_robust.recipe import settle
 from anchor_robust.report.ranking import ranked
@@ -405,6 +406,20 @@ def test_a_logarithmic_range_is_drawn_from_as_one(whole: bool) -> None:
     drawn = axes.distribution(axes.optional_optuna(), axes.Axis("x", ("1", "100"), "log"), whole)
     assert (drawn.low, drawn.high, drawn.log) == (1, 100, True)
     assert not axes.distribution(axes.optional_optuna(), axes.Axis("x", ("1", "100"), "linear"), whole).log
+
+
+def test_a_setting_that_is_a_list_is_the_same_in_the_record_and_out_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = {"objective.views": "[clean, adversarial]"}
+    recipes = [engine.settled("digits-anchor", [], point, seed) for seed in (0, 1)]
+    planned = [engine.Planned(f"views,seed={recipe.seed}", point, recipe) for recipe in recipes]
+    monkeypatch.setattr(engine, "finished", lambda directory, recipe: True)
+    reached = {"validation_robust": 0.5, "validation_clean": 0.9, "epoch": 1, "seconds": 1.0, "validation_images": 100}
+    monkeypatch.setattr(engine, "outcome", lambda directory, recipe: reached)
+    before, now = (engine.trained(tmp_path, run, None, Display()) for run in planned)
+    (pooled,) = ranked([json.loads(json.dumps(before)), now], "robust")
+    assert pooled["seeds"] == [0, 1]
 
 
 def test_a_search_forgets_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Generic, Literal, TypeVar
 
 import torch
@@ -121,12 +122,17 @@ class Average(Generic[Network]):
         if not self.decay:
             return
         decay = min(self.decay, (1 + count) / (10 + count)) if count >= 0 else 0.0
-        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
+        pairs = list(zip(held(self.network), held(network), strict=True))
         floating = [pair for pair in pairs if pair[0].is_floating_point()]
         averaged, current = map(list, zip(*floating, strict=True))
         torch._foreach_lerp_(averaged, current, 1 - decay)  # all tensors in a launch or two
         for count_averaged, count_current in (pair for pair in pairs if not pair[0].is_floating_point()):
             count_averaged.copy_(count_current)
+
+
+def held(network: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers, each once: one that goes by two names would be averaged twice."""
+    return (tensor.detach() for tensor in chain(network.parameters(), network.buffers()))
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from .subject import digest
 from .train import Training, build, circumstances, log_point, shuffled, validate
 
 Accuracies = dict[str, float]
+HEAD_PRECISION = "32-true"  # whatever the encoder was trained in; an adversarial head's attack alone searches in that
 
 
 def start(
@@ -81,7 +82,8 @@ def start(
     passes = recipe.attack.steps + 1 if adversarial else 1
     with runs.beginning(run):
         runs.write_text(run / runs.RECIPE, recipe.text())
-        runs.write_json(run / runs.ENVIRONMENT, circumstances(training) | {"passes": passes, "second_stage": done})
+        own = {"precision": HEAD_PRECISION, "passes": passes, "second_stage": done}
+        runs.write_json(run / runs.ENVIRONMENT, circumstances(training) | own)
         after = fit(training, adversarial, display)
         header = training.header | {"projection_width": 0, "second_stage": done, "validation": after}
         checkpoint.save_weights(run / runs.WEIGHTS, training.network, header)

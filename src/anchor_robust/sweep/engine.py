@@ -4,6 +4,7 @@ No test image is ever touched. Every run is a directory of its own, named by wha
 where it was stopped, and a larger grid keeps the runs that are done.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -219,9 +220,10 @@ def check_same(run: Path, recipe: Recipe) -> None:
 def trained(out: Path, run: Planned, data_dir: str | None, display: Display) -> dict[str, Any]:
     """Bring one run to its end, from wherever it stands, and say what came of it."""
     directory = out / run.name
+    settings = {key: flat(as_mapping(run.recipe))[key] for key in run.point}
     facts = {
         "run": run.name,
-        "settings": {key: flat(as_mapping(run.recipe))[key] for key in run.point},
+        "settings": json.loads(json.dumps(settings)),  # as sweep.json will give them back: a tuple is a list there
         "seed": run.recipe.seed,
     }
     check_same(directory, run.recipe)
