@@ -19,6 +19,7 @@ from anchor_robust.evaluation import Ledger
 from anchor_robust.evaluation.protocols import pgd20
 from anchor_robust.report.card import card
 from anchor_robust.report.measured import corruptions
+from anchor_robust.report.record import read
 from anchor_robust.subject import Named, Subject, under_test
 from anchor_robust.threat import Ball
 
@@ -98,6 +99,31 @@ def arrays(path: Path, count: int = 30) -> None:
     test = data.load("digits", "test").first(count)
     x = test.images.permute(0, 2, 3, 1).numpy()
     np.savez(path, x=x, y=test.labels.numpy(), classes=np.array(test.classes))
+
+
+def test_an_evaluation_that_ended_meanwhile_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, measure = tmp_path / "run", audit.measure
+    run.mkdir()
+    shutil.copy(Path(DIGITS) / runs.WEIGHTS, run)
+
+    def slowly(*given: Any, **words: Any) -> Any:
+        monkeypatch.setattr(audit, "measure", measure)
+        audit.audit(str(run), ["clean", "pgd20"], limit=20, display=Display())
+        return measure(*given, **words)
+
+    monkeypatch.setattr(audit, "measure", slowly)
+    audit.audit(str(run), ["clean", "fgsm"], limit=20, display=Display())
+    attacks = {
+        path.name.split("-digits-")[0]: [result["attack"] for result in runs.read_json(path)["results"]]
+        for path in run.glob("evaluation*.json")
+    }
+    assert attacks == {runs.EVALUATION: ["clean", "pgd20"], "evaluation-clean-fgsm": ["clean", "fgsm"]}
+    for path in run.glob("evaluation*.json"):
+        read(path)  # each with its own outcomes
+    assert f"kept: {run / runs.EVALUATION}" in capsys.readouterr().err
+    assert not list(run.glob("*.partial-*"))
 
 
 def test_another_sibling_does_not_go_on_where_the_first_was_stopped(

@@ -146,6 +146,14 @@ def test_a_record_of_more_images_is_kept(run: Path, record: dict[str, Any], caps
     assert runs.read_json(run / runs.EMBEDDING) == record
 
 
+def test_a_record_of_weights_that_are_gone_is_replaced(run: Path, record: dict[str, Any], tmp_path: Path) -> None:
+    copied = shutil.copytree(run, tmp_path / "run")
+    gone = record | {"model": record["model"] | {"sha256": "another"}}
+    runs.write_json(copied / runs.EMBEDDING, gone)
+    assert main(["embedding", str(copied), "--limit", "40"]) == 0
+    assert runs.read_json(copied / runs.EMBEDDING)["data"]["images"] == 40
+
+
 def test_measuring_changes_no_weights(run: Path, record: dict[str, Any], tmp_path: Path) -> None:
     before = load_file(run / runs.WEIGHTS)
     assert main(["embedding", str(run), "--limit", "40", "--json", str(tmp_path / "once.json")]) == 0

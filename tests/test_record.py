@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from anchor_robust import data, runs
-from anchor_robust.record import Asked
+from anchor_robust.record import Asked, in_run
 from anchor_robust.threat import Ball
 
 DIGITS = Path(__file__).parents[1] / "results" / "digits-anchor"
@@ -67,3 +67,17 @@ def test_the_authors_outcomes_are_not_replaced_by_ours() -> None:
     for engine in ("anchor", "reference"):
         asked = Asked(images, **ASKED | {"attacks": ("autoattack",), "engine": engine})
         assert asked.covers(record) == (engine == "reference")
+
+
+def test_what_is_told_of_weights_that_are_gone_is_replaced(tmp_path: Path) -> None:
+    images = data.load("digits", "test").first(10)
+    record = runs.read_json(DIGITS / runs.EVALUATION)
+    runs.write_json(tmp_path / runs.EVALUATION, record)
+    of_these, of_others = (
+        Asked(images, **ASKED, weights=weights) for weights in (record["model"]["sha256"], "another")
+    )
+    kept, why = in_run(tmp_path / runs.EVALUATION, of_these)
+    assert (kept.name, why[:5]) == (of_these.name(), "kept:")
+    kept, why = in_run(tmp_path / runs.EVALUATION, of_others)
+    assert kept == tmp_path / runs.EVALUATION
+    assert why.endswith("tells of other weights than the run has now; this evaluation takes its place")

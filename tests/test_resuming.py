@@ -109,11 +109,12 @@ def test_killed_after_any_unit_it_goes_on_to_the_same_outcomes(tmp_path: Path, s
     whole_bar = Bar()
     whole, searches = run(bar=whole_bar), list(searched)
     for fatal in range(1, whole_bar.advanced + 1):
-        ledger = Ledger(tmp_path / f"{fatal}.json")
+        (tmp_path / str(fatal)).mkdir()
+        record = tmp_path / str(fatal) / "record.json"
         searched.clear()
         with pytest.raises(Killed):
-            run(ledger, Bar(fatal))
-        resumed = run(Ledger(tmp_path / f"{fatal}.json"))
+            run(Ledger(record), Bar(fatal))
+        resumed = run(Ledger(record))
         assert same(resumed, whole), f"killed after unit {fatal}"
         assert searched == searches, "a finished unit was searched again"
 
@@ -130,6 +131,19 @@ def test_killed_twice_and_cut_short_while_writing(tmp_path: Path) -> None:
     assert same(run(ledger), whole)
     assert said == [f"going on after 9 finished batches, from {partial}"]
     assert all(line.endswith("}\n") for line in partial.read_text().splitlines(keepends=True))
+    ledger.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_goes_on_where_the_record_is_to_have_another_name_by_now(tmp_path: Path, searched: list[int]) -> None:
+    """Another evaluation of the run has taken the usual name meanwhile."""
+    whole, said = run(), list[str]()
+    with pytest.raises(Killed):
+        run(Ledger(tmp_path / "evaluation.json"), Bar(6))
+    (partial,) = tmp_path.iterdir()
+    ledger = Ledger(tmp_path / "evaluation-clean-square.json", say=said.append)
+    assert same(run(ledger), whole)
+    assert said == [f"going on after 6 finished batches, from {partial}"]
     ledger.close()
     assert not list(tmp_path.iterdir())
 

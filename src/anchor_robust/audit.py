@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from .evaluation.corrupted import corrupted
 from .evaluation.protocols import Planned, alone, pgd20
 from .exhibit import exhibit
 from .models import LogitsOnly
-from .record import Asked, destination, save
+from .record import Asked, destination, in_run, save
 from .subject import Named, Subject, ball_asked, says_all, under_test
 from .threat import Ball, Norm
 
@@ -80,7 +81,11 @@ def audit(
         )
     sibling = under_test(known, device) if transfer_from else None
     planned = [in_context(attack, subject, sibling, ball, data_dir) for attack in attacks]
-    asked = Asked(images, attacks, curves, ball, engine, search, corruptions, origin(sibling) if sibling else "")
+    asked = Asked(
+        *(images, attacks, curves, ball, engine, search, corruptions),
+        origin=origin(sibling) if sibling else "",
+        weights=subject.about.get("sha256", ""),
+    )
     target = destination(subject.run, out, asked, (source, dataset), display.line)
     if target is None:
         display.warning(
@@ -127,7 +132,12 @@ def audit(
         "environment": around,
     }
     if target and processes.first():
-        save(target, record, measurement.outcomes, shown)
+        with runs.turn(subject.run / runs.WEIGHTS) if subject.run else nullcontext():
+            if subject.run and target == subject.run / runs.EVALUATION:
+                target, why = in_run(target, asked)
+                if target.name != runs.EVALUATION:
+                    display.line(why)
+            save(target, record, measurement.outcomes, shown)
         ledger.close()
         shows = subject.run if subject.run and target == subject.run / runs.EVALUATION else target
         display.line(f"written: {target}; next: anchor report {shows}")

@@ -52,7 +52,8 @@ def measure(
         raise Refusal(f"{source} does not say its architecture; give a run or weights that anchor train has written")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     subject = under_test(Named(source, model, data_dir=data_dir), device)
-    target = destination(source, out, min(limit or len(subject.images), len(subject.images)), display)
+    weights = subject.about["sha256"]
+    target = destination(source, out, min(limit or len(subject.images), len(subject.images)), weights, display)
     training = data.load(subject.images.name, "train", data_dir)
     bank = data.sample(training, limit) if limit else training
     images = subject.images.first(limit or len(subject.images))
@@ -151,20 +152,20 @@ def about(images: ImageSet) -> dict[str, Any]:
     return {"name": images.name, "split": images.split, "images": len(images), "sha256": images.sha256}
 
 
-def destination(source: str, out: Path | None, images: int, display: Display) -> Path | None:
-    """Where the record goes: `out`, else into the run, unless that holds one of more images."""
+def destination(source: str, out: Path | None, images: int, weights: str, display: Display) -> Path | None:
+    """Where the record goes: `out`, else into the run, unless that holds one of the same weights of more images."""
     if out is None and not Path(source).is_dir():
         return None
     target = out or Path(source) / runs.EMBEDDING
     runs.check_writable(target)
-    if out is None and target.exists() and images_in(runs.read_json(target)) > images:
+    if out is None and target.exists() and images_in(runs.read_json(target), weights) > images:
         display.line(f"kept: {target}, which holds more images; --json FILE saves this one")
         return None
     return target
 
 
-def images_in(record: Any) -> int:
+def images_in(record: Any, weights: str) -> int:
     try:
-        return int(record["data"]["images"])
+        return int(record["data"]["images"]) if record["model"]["sha256"] == weights else 0
     except (KeyError, TypeError):
         return 0  # no record of ours: nothing is lost

@@ -38,6 +38,7 @@ class Asked:
     search: Precision
     corruptions: bool
     origin: str = ""
+    weights: str = ""  # SHA-256
 
     def name(self) -> str:
         """A file name that the same command has again, so that it goes on there after a stop."""
@@ -55,6 +56,13 @@ class Asked:
         which = f"{len(self.images)}-{self.images.sha256[:8]}"
         where = [Path(self.images.name).name, self.ball.norm, f"{self.ball.eps:g}", which]
         return f"evaluation-{'-'.join([*what, *where])}.json"
+
+    def outlives(self, record: dict[str, Any]) -> bool:
+        """Whether a record tells of weights that are no longer there: the run was trained on since."""
+        try:
+            return bool(self.weights) and record["model"].get("sha256", self.weights) != self.weights
+        except (KeyError, TypeError, AttributeError):
+            return False
 
     def covers(self, record: dict[str, Any]) -> bool:
         """Whether this measures again, at least as well, all that a record holds."""
@@ -97,10 +105,12 @@ def destination(run: Path | None, out: Path | None, asked: Asked, own: Sequence[
     if target is None:
         return None
     runs.check_writable(target)
-    if out is None and target.exists() and not asked.covers(runs.read_json(target)):
-        beside = target.with_name(asked.name())
-        say(f"kept: {target}, which holds other numbers; this evaluation goes to {beside.name}")
-        return beside
+    if out is None:
+        target, why = in_run(target, asked)
+        if why:
+            say(why)
+        if target.name != runs.EVALUATION:
+            return target
     if out is not None and target.exists() and not is_record(target):
         raise Refusal(f"--out {target} given; it holds something else than an evaluation; give another name")
     reserved = (runs.OUTCOMES, runs.PICTURES, runs.CARD)
@@ -118,6 +128,22 @@ def destination(run: Path | None, out: Path | None, asked: Asked, own: Sequence[
         if taken or not_ours or (side == told and anybodys):
             raise Refusal(f"--out {target} given, and {side} would be written over; give another name")
     return target
+
+
+def in_run(target: Path, asked: Asked) -> tuple[Path, str]:
+    """Where in a run a record goes, `target` or a file beside it, and what to say of that; "" where all is as always.
+
+    Another evaluation of the run may have ended since this was asked first.
+    """
+    if not target.exists():
+        return target, ""
+    record = runs.read_json(target)
+    if asked.outlives(record):
+        return target, f"{target} tells of other weights than the run has now; this evaluation takes its place"
+    if asked.covers(record):
+        return target, ""
+    beside = target.with_name(asked.name())
+    return beside, f"kept: {target}, which holds other numbers; this evaluation goes to {beside.name}"
 
 
 def is_record(path: Path) -> bool:

@@ -53,7 +53,9 @@ class Ledger:
         # Files without this word hold 1 where the model held, not a class; they are not gone on from.
         first = json.dumps({"outcomes": "classes", **asked, **self.identity}, sort_keys=True)
         key = hashlib.sha256(first.encode()).hexdigest()[:12]
-        self.path = self.record.with_name(f"{self.record.stem}.partial-{key}.jsonl")
+        # The record may have had another name when this was stopped: what else a run holds decides it.
+        own = self.record.with_name(f"{self.record.stem}.partial-{key}.jsonl")
+        self.path = own if own.exists() else min(own.parent.glob(f"*.partial-{key}.jsonl"), default=own)
         kept = runs.whole_lines(self.path)
         if kept[:1] != [first]:
             kept = [first]
