@@ -150,7 +150,10 @@ def paired(where: Path) -> str:
         pairs = [(ours[seed(folder)], folder) for folder in folders if seed(folder) in ours]
         if method != "anchor" and pairs:
             lines.append(f"| {METHODS[method]} | {' | '.join(alone(labels, pairs) for labels in columns.values())} |")
-    told = "Images held by ANCHOR alone : by the other alone, and McNemar's exact test on them."
+    told = (
+        "Images held by ANCHOR alone : by the other alone, and McNemar's exact test on them, which takes seeds for "
+        "independent; the comparison tells p by seed."
+    )
     return "\n".join([*lines, "", told])
 
 

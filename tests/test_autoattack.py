@@ -62,12 +62,12 @@ def test_describe_names_every_setting() -> None:
         "step_size": None,
         "restarts": 1,
         "start": "uniform",
-        "targets": 9,
+        "targets": "at most 9",
         "loss": "apgd-ce, then apgd-t, then fab-t, then square",
         "version": "standard",
     }
     assert [part["stage"] for part in parts] == ["apgd-ce", "apgd-t", "fab-t", "square"]
-    assert [part.get("targets") for part in parts] == [None, 9, 9, None]
+    assert [part.get("targets") for part in parts] == [None, "at most 9", "at most 9", None]
     assert parts[3]["queries"] == 5000
 
 

@@ -201,6 +201,9 @@ def test_the_protocols_are_the_published_ones() -> None:
     assert PROTOCOLS["pgd20"].label(paper) == "PGD-20"
     assert PROTOCOLS["pgd20-2-255"].label(grey_levels) == "PGD-20 (2/255)"
     assert PROTOCOLS["pgd20-2-255"].label(paper) == "PGD-20 (eps/4)", "at another eps the step is not 2/255"
+    (least_likely,) = PROTOCOLS["pgd20-targeted"].stages(paper, 10)
+    assert least_likely.describe().items() >= {"target": -1}.items()
+    assert "targets" not in least_likely.describe(), "one target, and which; AutoAttack's are several"
     wider: Any = PROTOCOLS["pgd20"].stages(Ball("linf", 0.062), 10)[0].attacks[0]
     assert wider.step_size == pytest.approx(0.006)
 

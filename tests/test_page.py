@@ -576,6 +576,8 @@ def test_a_run_that_is_named_like_a_method_does_not_take_its_place(evaluated_run
 def test_mcnemar_in_words() -> None:
     pair = {"seeds": [0], "against": "first", "only_method": 30, "only_first": 5, "p": 0.0004}
     assert mark(pair) == "▲ better than first (p = 0.0004)"
+    two = pair | {"seeds": [0, 1], "p_by_seed": [0.0002, 0.59]}
+    assert mark(two) == "▲ better than first (p = 0.0004; by seed 0.0002, 0.59)"
     assert mark(pair | {"only_method": 2, "p": 1e-20}) == "▼ worse than first (p < 1e-16)"
     assert mark(pair | {"p": 0.05}) == "≈ not told apart from first (p = 0.05)"
     assert mark({"seeds": [], "why_not": "no seed"}) == "not paired: no seed"

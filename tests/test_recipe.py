@@ -373,6 +373,7 @@ def test_a_value_of_another_type_is_refused_by_the_settings_name(key: str, value
     "key, value",
     (
         ("threat.eps", "8"),
+        ("threat.eps", "0"),
         ("threat.eps", "-0.1"),
         ("threat.eps", ".nan"),
         ("threat.norm", "l1"),

@@ -18,7 +18,8 @@ from anchor_robust.cli import main
 from anchor_robust.errors import Refusal
 from anchor_robust.formats.normalise import normalisation
 from anchor_robust.settings import keywords
-from anchor_robust.subject import Named, Subject, digest, under_test
+from anchor_robust.subject import Named, Subject, ball_asked, digest, under_test
+from anchor_robust.threat import Ball
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 HERE = __name__
@@ -346,3 +347,12 @@ def net():
         named = Named(None, "edited:net", data="digits", normalize="none")
         identities.append(audit.identity(under_test(named, torch.device("cpu"))))
     assert (identities[0] == identities[1]) == (body == "x")
+
+
+def test_the_ball_is_the_models_own_where_nothing_else_is_said() -> None:
+    own = Ball("linf", 0.1)
+    assert ball_asked(own, None, None) == own
+    assert ball_asked(own, None, 0.2) == Ball("linf", 0.2)
+    assert ball_asked(Ball("linf", 0), "l2", 0.5) == Ball("l2", 0.5)
+    with pytest.raises(Refusal, match="trained at eps 0, where nothing is attacked; give --eps"):
+        ball_asked(Ball("linf", 0), None, None)

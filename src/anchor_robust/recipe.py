@@ -156,6 +156,8 @@ def from_mapping(mapping: Mapping[str, Any]) -> Recipe:
         objective=typed(method, objective, "objective"),
         **sections,
     )
+    if recipe.threat.eps == 0:
+        raise Refusal("threat.eps 0 given; allowed: above 0; objective standard trains without an attack")
     for search in (recipe.attack, recipe.validation):
         search.pgd(recipe.threat)  # refuses steps that no attack can take, before anything is trained
     return recipe

@@ -82,8 +82,8 @@ def start(
     passes = recipe.attack.steps + 1 if adversarial else 1
     with runs.beginning(run):
         runs.write_text(run / runs.RECIPE, recipe.text())
-        own = {"precision": HEAD_PRECISION, "passes": passes, "second_stage": done}
-        runs.write_json(run / runs.ENVIRONMENT, circumstances(training) | own)
+        told = {"precision": HEAD_PRECISION, "passes": passes, "second_stage": done}
+        runs.write_json(run / runs.ENVIRONMENT, circumstances(training) | told)
         after = fit(training, adversarial, display)
         header = training.header | {"projection_width": 0, "second_stage": done, "validation": after}
         checkpoint.save_weights(run / runs.WEIGHTS, training.network, header)

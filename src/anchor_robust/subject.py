@@ -103,6 +103,8 @@ def ball_asked(own: Ball, norm: Norm | None, eps: float | None) -> Ball:
         raise Refusal(f"--norm {norm} needs --eps: {own.eps:g} is a radius in {own.norm}")
     if eps == 0:
         raise Refusal("--eps 0 given; allowed: above 0; at 0 nothing is attacked")
+    if eps is None and own.eps == 0:
+        raise Refusal("the model was trained at eps 0, where nothing is attacked; give --eps")
     return Ball(norm or own.norm, own.eps if eps is None else eps)
 
 

@@ -17,6 +17,7 @@ from .standing import Standing
 
 Version = Literal["standard", "preview"]
 MOST_TARGETS = 9
+TARGETED = ("apgd-t", "fab-t")
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,11 @@ class Stage:
     attacks: tuple[Attack, ...]
 
     def describe(self) -> dict[str, Any]:
-        """The settings that the stage's attacks share; `targets` is how many there are."""
+        """The settings that the stage's attacks share; of AutoAttack's targeted ones `targets`, how many there are."""
         settings = self.attacks[0].describe()
-        if settings.pop("target", None) is not None:
+        if self.name in TARGETED:
             settings["targets"] = len(self.attacks)
+            del settings["target"]
         return settings
 
 
@@ -85,8 +87,13 @@ class AutoAttack(Attack):
         stages(self.ball, self.version)
 
     def describe(self) -> dict[str, Any]:
-        parts = [{"stage": stage.name, **stage.describe()} for stage in stages(self.ball, self.version)]
-        shared: dict[str, Any] = {"steps": 100, "restarts": 1, "start": "uniform", "targets": MOST_TARGETS}
+        """Of a model that is not known here: of its wrong classes all are targets, or the most likely nine."""
+        targets = {"targets": f"at most {MOST_TARGETS}"}
+        parts = [
+            {"stage": stage.name, **stage.describe(), **(targets if stage.name in TARGETED else {})}
+            for stage in stages(self.ball, self.version)
+        ]
+        shared: dict[str, Any] = {"steps": 100, "restarts": 1, "start": "uniform", **targets}
         losses = ", then ".join(stage.name for stage in stages(self.ball, self.version))
         return {**super().describe(), **shared, "loss": losses, "version": self.version, "stages": parts}
 

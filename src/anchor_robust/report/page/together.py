@@ -7,6 +7,7 @@ from typing import Any
 from ... import runs
 from ...errors import Refusal
 from ..compare import comparison
+from ..compared import probability
 from ..paired import stated
 from .dossier import Dossier
 from .figures import colours
@@ -113,7 +114,9 @@ def mark(pair: Facts) -> str:
     """What McNemar's exact test says of a method against the first one, in words."""
     if not pair["seeds"]:
         return f"not paired: {pair['why_not']}"
-    p = stated(pair["p"])
+    # Pooled, it takes the seeds for independent; each by itself does not.
+    by_seed = ", ".join(map(probability, pair["p_by_seed"])) if len(pair["seeds"]) > 1 else ""
+    p = stated(pair["p"]) + (f"; by seed {by_seed}" if by_seed else "")
     if pair["p"] >= LEVEL:
         return f"≈ not told apart from {pair['against']} ({p})"
     return f"{'▲ better' if pair['only_method'] > pair['only_first'] else '▼ worse'} than {pair['against']} ({p})"
