@@ -35,9 +35,11 @@ METHODS = {
     "two-view": "two views without contrast",
     "anchor": "**ANCHOR**",
     "anchor-attacked-only": "ANCHOR, cross-entropy on attacked images alone",
-    "anchor-clean25": "ANCHOR, clean 0.25",
-    "anchor-margin4": "ANCHOR, clean 0.25 and margin 4",
+    "anchor-contrast05": "ANCHOR, contrast 0.5",
+    "anchor-clean25": "ANCHOR, contrast 0.5 and clean 0.25",
+    "anchor-margin4": "ANCHOR, contrast 0.5, clean 0.25 and margin 4",
     "anchor-hardest-quarter": "ANCHOR on the hardest quarter of the positives (collapsed)",
+    "mart-beta5": "MART, beta 5",
 }
 AUTOATTACK = "autoattack.json"  # beside evaluation.json, on fewer images
 MARGIN = "margin.json"  # PGD-20 on the margin, on all of them
