@@ -383,8 +383,10 @@ WRONG: dict[str, tuple[str, ...]] = {
     "{tmp}/good {tmp}/mixed": ("mixed", "do not tell of the same evaluation"),
     "{tmp}/good {tmp}/broken": ("outcomes.npz", "evaluate"),
     "{tmp}/good {tmp}/bare": ("bare", "KeyError"),
-    "{tmp}/good {tmp}/empty": ("empty", "IndexError"),
+    "{tmp}/good {tmp}/empty": ("empty", "metrics.jsonl is missing or empty"),
     "{tmp}/good {tmp}/other --json {tmp}/no/where.json": ("cannot write",),
+    "{tmp}/good {tmp}/other --json {tmp}/good/recipe.yaml": ("good/recipe.yaml", ".json"),
+    "{tmp}/good {tmp}/other --json {tmp}/good/evaluation.json": ("something else than a comparison",),
     "{tmp}/good {tmp}/other --jsn x": ("--jsn", "not understood"),
 }
 

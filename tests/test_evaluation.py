@@ -25,6 +25,8 @@ from anchor_robust.data import Given
 from anchor_robust.errors import Refusal
 from anchor_robust.evaluation import PROTOCOLS, evaluate, measure
 from anchor_robust.evaluation.corrupted import corrupted
+from anchor_robust.evaluation.curves import balls
+from anchor_robust.evaluation.protocols import REFERENCE, plan
 from anchor_robust.intervals import wilson
 from anchor_robust.threat import Ball
 
@@ -455,6 +457,18 @@ def test_checks_do_not_throw_away_what_a_graph_cut_off_has_left() -> None:
     record = evaluate(lambda x: model(x.detach()), x, y, ("clean", "noise"))
     assert [result["attack"] for result in record["results"]] == ["clean", "noise"]
     assert {check["name"]: check["verdict"] for check in record["checks"]}["gradients reach the pixels"] == "warn"
+
+
+@pytest.mark.parametrize("ball", (Ball("linf", 0.5), Ball("l2", 500_000)))
+def test_a_curve_ends_where_there_are_no_larger_balls(ball: Ball) -> None:
+    assert 2 * ball.eps == max(each.eps for each in balls(ball))
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_the_authors_stages_tell_their_settings(name: str) -> None:
+    pytest.importorskip("pyautoattack")
+    (planned,) = plan([name], Ball("linf", 0.05), 10, "reference")
+    assert planned.conventions()["norm"] == "linf"
 
 
 def test_at_eps_0_the_checks_have_nothing_to_attack() -> None:

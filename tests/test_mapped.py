@@ -153,8 +153,11 @@ def test_names_of_classes_come_from_any_editor(text: bytes, tmp_path: Path) -> N
     assert data.load(str(folder), "train").classes == ("cat", "dog", "bird")
 
 
-def test_names_of_classes_that_are_no_utf_8_are_refused(tmp_path: Path) -> None:
+def test_names_of_classes_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     folder = written(tmp_path / "named", coloured())
+    (folder / "classes.txt").write_text("")
+    with pytest.raises(Refusal, match=r"classes.txt names no class; give a name a line, or delete it"):
+        data.load(str(folder), "train")
     (folder / "classes.txt").write_bytes(b"B\xe4r\ndog\nbird\n")
     with pytest.raises(Refusal, match=r"classes.txt cannot be read.*save it as UTF-8"):
         data.load(str(folder), "train")

@@ -308,6 +308,16 @@ def test_a_setting_without_its_section_is_unknown_where_the_objective_is() -> No
     assert "did you mean" not in refusal("digits-anchor", "--objective.name", "absent", "--hardness", "3")
 
 
+@pytest.mark.parametrize("section", ("objective", "model"))
+def test_a_name_that_is_no_word_is_refused_like_any_other(section: str) -> None:
+    assert "['a']" in refusal("digits-anchor", f"--{section}.name", "[a]")
+
+
+def test_what_has_no_default_has_to_be_given(tmp_path: Path) -> None:
+    told = refusal(str(written(tmp_path, "data: {name: digits}\nobjective: {name: anchor}\n")))
+    assert told == "recipe: threat.norm and threat.eps not given; there is no default"
+
+
 def test_a_setting_of_an_objective_without_settings_is_refused() -> None:
     assert "objective.contrast is unknown; there is nothing to set here" in refusal(
         "digits-pgd-at", "--objective.contrast", "1"

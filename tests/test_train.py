@@ -570,6 +570,23 @@ def test_resume_keeps_the_precision_that_the_run_was_begun_in(
     assert asked == [begun]
 
 
+@pytest.mark.parametrize("name", [runs.WEIGHTS, runs.RECIPE])
+def test_a_run_whose_files_are_gone_does_not_go_on(name: str, whole: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / name).unlink()
+    with pytest.raises(Refusal, match=name):
+        train.resume(run, None, Display())
+
+
+def test_a_collapse_is_told_when_it_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, answers = list[str](), iter(["1", "", "3", "4", "5"])
+    monkeypatch.setattr(objectives.find("anchor"), "warning", lambda *given: next(answers))
+    display = Display()
+    monkeypatch.setattr(display, "warning", told.append)
+    train.start(small("anchor", "--optimise.epochs=5"), tmp_path / "run", None, display)
+    assert [each for each in told if each in "12345"] == ["4", "5"]
+
+
 def test_a_second_process_does_not_train_the_same_run(whole: Path, tmp_path: Path) -> None:
     before = (whole / runs.METRICS).read_bytes()
     with runs.alone(whole), pytest.raises(Refusal, match="another process is at work"):

@@ -77,6 +77,7 @@ def save_weights(path: Path, network: nn.Module, header: Mapping[str, Any]) -> N
 def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a file that `save_weights` wrote."""
     try:
+        path.open("rb").close()  # says why a file cannot be opened, which safe_open takes for missing
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(HEADER, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping

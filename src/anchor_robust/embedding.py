@@ -157,7 +157,7 @@ def destination(source: str, out: Path | None, images: int, weights: str, displa
     if out is None and not Path(source).is_dir():
         return None
     target = out or Path(source) / runs.EMBEDDING
-    runs.check_writable(target)
+    runs.check_json(target, "spaces", "a measurement of embeddings")
     if out is None and target.exists() and images_in(runs.read_json(target), weights) > images:
         display.line(f"kept: {target}, which holds more images; --json FILE saves this one")
         return None

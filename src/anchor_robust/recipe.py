@@ -168,7 +168,7 @@ def within(mapping: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = dict(SECTIONS)
     for name, named in (("model", models.factory), ("objective", objectives.find)):
         with suppress(Refusal, KeyError, TypeError):
-            found[name] = named(mapping[name]["name"])
+            found[name] = named(str(mapping[name]["name"]))
     return found
 
 

@@ -97,6 +97,19 @@ def check_writable(path: Path) -> None:
         probe.unlink()
 
 
+def check_json(path: Path, key: str, what: str) -> None:
+    """Refuse a --json that is no .json, cannot be written, or is there and does not hold `what`, told by its `key`."""
+    if path.suffix != ".json":
+        raise Refusal(f"--json {path} given; name a file that ends in .json")
+    check_writable(path)
+    if path.exists():
+        with suppress(Refusal):
+            held = read_json(path)
+            if isinstance(held, dict) and key in held:
+                return
+        raise Refusal(f"--json {path} given; it holds something else than {what}; give another name")
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn what a disk or a user can do to a write into one line."""
@@ -145,7 +158,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise Refusal(f"{path} is missing; {path.parent} is no complete run") from None
     except (OSError, ValueError) as error:
-        raise Refusal(f"{path} cannot be read ({error})") from error
+        raise Refusal(f"{path} cannot be read ({error}); restore it, or delete it and make it anew") from error
 
 
 def has_begun(run: Path) -> bool:
@@ -174,6 +187,13 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         return points
     except (ValueError, OSError) as error:
         raise Refusal(f"{path} cannot be read ({error}); restore it or start the run anew") from error
+
+
+def read_epochs(run: Path) -> list[dict[str, Any]]:
+    """The log points, of which there is one at least."""
+    if points := read_metrics(run):
+        return points
+    raise Refusal(f"{run / METRICS} is missing or empty; restore it or start the run anew")
 
 
 def keep_metrics(run: Path, step: int) -> None:

@@ -63,7 +63,12 @@ def arguments(
     known(where, mapping, allowed)
     for key in mapping:
         if mapping[key] is None and dict(parameters)[key].default is not None:
-            raise Refusal(f"setting {where}.{key} has no value; give one, or leave it out for the default")
+            full = f"{where}.{key}" if where else key
+            raise Refusal(f"setting {full} has no value; give one, or leave it out for the default")
+    required = {name for name, each in parameters if each.default is each.empty}
+    lacking = [f"{where}.{name}" for name in allowed if name in required and name not in mapping]
+    if lacking:
+        raise Refusal(f"recipe: {' and '.join(lacking)} not given; there is no default")
     try:
         parser = settings_parser(make, skip)
     except ValueError as error:

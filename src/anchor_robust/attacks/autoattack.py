@@ -35,9 +35,8 @@ class Stage:
     def describe(self) -> dict[str, Any]:
         """The settings that the stage's attacks share; of AutoAttack's targeted ones `targets`, how many there are."""
         settings = self.attacks[0].describe()
-        if self.name in TARGETED:
+        if self.name in TARGETED and settings.pop("target", None) is not None:  # the authors' have all in one
             settings["targets"] = len(self.attacks)
-            del settings["target"]
         return settings
 
 

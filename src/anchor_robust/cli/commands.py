@@ -220,7 +220,7 @@ def compare(asked: argparse.Namespace) -> None:
     if len(asked.runs) < 2:
         raise Refusal(f"only {asked.runs[0]} given; name two runs or more, of several methods or seeds")
     if asked.json:
-        runs.check_writable(asked.json)
+        runs.check_json(asked.json, "methods", "a comparison")
     facts = comparison(asked.runs)
     if asked.json:
         runs.write_json(asked.json, facts)

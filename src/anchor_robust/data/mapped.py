@@ -96,9 +96,12 @@ def class_names(path: Path) -> tuple[str, ...]:
     named = path / "classes.txt"
     if named.is_file():
         try:
-            return tuple(named.read_text(encoding="utf-8-sig").rstrip().splitlines())
+            names = tuple(named.read_text(encoding="utf-8-sig").rstrip().splitlines())
         except (OSError, UnicodeDecodeError) as error:
             raise Refusal(f"{named} cannot be read ({one_line(error)}); save it as UTF-8, a name a line") from error
+        if not names:
+            raise Refusal(f"{named} names no class; give a name a line, or delete it")
+        return names
     there = [path / split / "y.npy" for split in ("train", "test")]
     labels = next((file for file in there if file.is_file()), there[0])
     return numbered(mapped(labels), labels)

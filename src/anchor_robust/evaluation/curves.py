@@ -5,7 +5,7 @@ a curve that is not monotone is seen (arXiv 1902.06705, section 5)."""
 from collections.abc import Sequence
 
 from ..errors import Refusal
-from ..threat import Ball
+from ..threat import LARGEST, Ball
 from .protocols import Planned, alone, pgd20
 
 CURVES = ("eps", "steps")
@@ -23,7 +23,7 @@ def points(curve: str, ball: Ball) -> list[Planned]:
 def balls(ball: Ball) -> list[Ball]:
     """The balls of a curve against eps, around that of the threat model."""
     radii = [share * ball.eps for share in SHARES]
-    return [Ball(ball.norm, eps) for eps in radii if ball.norm != "linf" or eps <= 1]
+    return [Ball(ball.norm, eps) for eps in radii if eps <= (1 if ball.norm == "linf" else LARGEST)]
 
 
 def known_curves(names: Sequence[str]) -> None:

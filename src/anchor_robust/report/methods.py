@@ -60,7 +60,7 @@ def read(path: Path, evaluation: str = runs.EVALUATION) -> Run:
     try:
         recipe = flat(yaml.safe_load((path / runs.RECIPE).read_text(encoding="utf-8")))
         record, environment = runs.read_json(path / evaluation), runs.read_json(path / runs.ENVIRONMENT)
-        metrics = runs.read_metrics(path)
+        metrics = runs.read_epochs(path)
         name, seed = recipe.pop("name"), recipe.pop("seed")
         check_up_to_date(path, record)
         if not environment.get("second_stage") and metrics[-1]["epoch"] < recipe["optimise.epochs"]:

@@ -258,7 +258,7 @@ def go_on(directory: Path, recipe: Recipe, data_dir: str | None, display: Displa
 
 def outcome(directory: Path, recipe: Recipe) -> dict[str, Any]:
     """Epoch and validation accuracies of the kept weights, as these say themselves, and what the run cost."""
-    lines = runs.read_metrics(directory)
+    lines = runs.read_epochs(directory)
     header, _ = checkpoint.read_weights(directory / runs.WEIGHTS)
     return {
         **header["validation"],

@@ -100,6 +100,8 @@ def resume(
     to rounding, as they add up in another order, but for what docs/how-to/scale.md names.
     """
     saved = checkpoint.read_state(run / runs.LAST)
+    if not (run / runs.RECIPE).is_file():
+        raise Refusal(f"{run / runs.RECIPE} is missing; restore it or start the run anew")
     recipe = settle(str(run / runs.RECIPE))
     check_unchanged(run, recipe, saved.get("recipe"))
     before = runs.read_json(run / runs.ENVIRONMENT)
@@ -112,6 +114,8 @@ def resume(
             if before.get("data") != circumstances(training)["data"]:
                 raise Refusal(f"{run} was trained on other images than {recipe.data.name} now holds; give it those")
             state = restore(training, saved)
+            if state.best >= 0:
+                checkpoint.read_weights(run / runs.WEIGHTS)  # what the end will announce
             if processes.first():
                 runs.clear_partial(run)
                 runs.keep_metrics(run, state.step)

@@ -33,6 +33,7 @@ def fit(training: Training, state: State, display: Display) -> None:
     steps = per_epoch * settings.epochs
     for warning in recipe.warnings():
         display.warning(warning)
+    warning = ""
     own_generator = global_state_kept(training.fabric.device)
     with interruptible() as stop_asked, own_generator, display.training(plan(training, state, per_epoch)) as observer:
         while state.step < steps:
@@ -63,7 +64,8 @@ def fit(training: Training, state: State, display: Display) -> None:
             save_state(training, state)
             observer.epoch(line)
             track(training, line, display)
-            if warning := recipe.objective.warning(line, settings.batch_size):
+            warning, before = recipe.objective.warning(line, settings.batch_size), warning
+            if warning and before:  # an epoch of a healthy run can pass there
                 display.warning(warning)
         if processes.any_says(stop_asked()):
             raise Interrupted(f"stopped at the end: {training.run} is finished")
