@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from anchor_robust import audit, checkpoint, data, runs, second_stage, train
+from anchor_robust import audit, checkpoint, data, models, runs, second_stage, train
 from anchor_robust.attacks import PGD
 from anchor_robust.cli import main
 from anchor_robust.display import Display
@@ -49,6 +50,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train.start(settle("digits-anchor", SMALL), tmp_path_factory.mktemp("encoder") / "run", None, Display())
 
 
+resnet = models.BUILT_IN["resnet8"]
 Second = tuple[Path, dict[str, Any]]
 
 
@@ -277,6 +279,23 @@ def test_a_head_is_trained_in_float32_and_says_so_whatever_its_encoder_was(encod
     linear = training.network.backbone.linear
     second_stage.step(training, sgd(linear, training.recipe.optimise), torch.arange(8), adversarial=False)
     assert seen == {torch.float32}
+
+
+@pytest.mark.parametrize("section, name", [("model", "subprocess.getoutput"), ("objective", "os.system")])
+def test_code_that_nobody_named_is_not_run(section: str, name: str, encoder: Path, tmp_path: Path) -> None:
+    foreign = shutil.copytree(encoder, tmp_path / "foreign")
+    recipe = yaml.safe_load((foreign / runs.RECIPE).read_text())
+    (foreign / runs.RECIPE).write_text(yaml.safe_dump(recipe | {section: {"name": name, "cmd": "touch ran"}}))
+    with pytest.raises(Refusal, match=f"if you trust its code, name it: --{section} {name}"):
+        second_stage.start(foreign, tmp_path / "head", None, Display())
+
+
+def test_a_run_of_ones_own_model_has_a_second_stage_where_it_is_named(encoder: Path, tmp_path: Path) -> None:
+    own = f"{__name__}.resnet"
+    mine = shutil.copytree(encoder, tmp_path / "mine")
+    recipe = (mine / runs.RECIPE).read_text()
+    (mine / runs.RECIPE).write_text(recipe.replace("name: resnet8", f"name: {own}"))
+    assert second_stage.start(mine, tmp_path / "head", None, Display(), epochs=1, model=own)[0].is_dir()
 
 
 def test_a_second_stage_follows_another(heads: dict[bool, Second], tmp_path: Path) -> None:

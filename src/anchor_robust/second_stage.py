@@ -9,14 +9,16 @@ label smoothing are those of the run.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
-from . import checkpoint, data, runs
+from . import checkpoint, data, models, objectives, runs
 from .checkpoint import State
 from .data import ImageSet
 from .display import Display, told
@@ -28,6 +30,7 @@ from .intervals import wilson
 from .optimise import Average, learning_rate, sgd
 from .recipe import Recipe, as_mapping, settle
 from .report.dotted import flat
+from .settings import from_yaml
 from .subject import digest
 from .train import Training, build, circumstances, log_point, shuffled, validate
 
@@ -44,16 +47,20 @@ def start(
     adversarial: bool = False,
     epochs: int = 10,
     lr: float = 0.1,
+    model: str | None = None,
+    objective: str | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Train a head for the run `source` into the new directory `out`; returns it and the table of before and after.
 
     The head kept is that of the epoch with the best validation accuracy: robust for an adversarial head, else clean;
     the other accuracy settles a tie.
     `epochs` and `lr` (the peak) take the place of the run's; its clip, average, weight perturbation, mixing of images
-    and ramp of eps are off, as the recipe that is written says. An interrupt leaves no directory behind.
+    and ramp of eps are off, as the recipe that is written says. An interrupt leaves no directory behind. `model` and
+    `objective` are what the run names of these where it is none of ours.
     """
     if not (source / runs.RECIPE).is_file():
         raise Refusal(f"{source} holds no {runs.RECIPE}; give a run that anchor train has written")
+    check_named(source / runs.RECIPE, {"model": model, "objective": objective})
     own = recipe = settle(str(source / runs.RECIPE))
     try:
         asked = replace(recipe.optimise, epochs=epochs, lr=lr)
@@ -89,6 +96,19 @@ def start(
         checkpoint.save_weights(run / runs.WEIGHTS, training.network, header)
     display.line(f"finished: {run / runs.WEIGHTS}; next: anchor evaluate {run}")
     return run, {str(source): as_record(training, before), str(run): as_record(training, after)}
+
+
+def check_named(path: Path, trusted: Mapping[str, str | None]) -> None:
+    """Refuse a recipe that names code, of its model or its objective, which the user has not named: it would be run."""
+    try:
+        recipe = from_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return  # what reads it next says what is wrong
+    for section, ours in (("model", models.BUILT_IN), ("objective", objectives.discover())):
+        told = recipe.get(section) if isinstance(recipe, dict) else None
+        name = str(told["name"]) if isinstance(told, dict) and "name" in told else ""
+        if name and name not in ours and name != trusted[section]:
+            raise Refusal(f"{path} has the {section} {name!r}; if you trust its code, name it: --{section} {name}")
 
 
 def replaced(own: Recipe, recipe: Recipe) -> dict[str, Any]:

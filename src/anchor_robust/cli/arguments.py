@@ -137,6 +137,8 @@ def parser() -> Parser:
     sub.add_argument("--epochs", type=int, default=10, help="passes over the training images (default: 10)")
     sub.add_argument("--lr", type=float, default=0.1, help="peak learning rate (default: 0.1)")
     sub.add_argument("--out", type=Path, help="new directory for the run; runs/NAME-clean-head or -adversarial-head")
+    sub.add_argument("--model", metavar="MODULE.CLASS", help="the run's model, where its code is not of this package")
+    sub.add_argument("--objective", metavar="MODULE.CLASS", help="the same of its objective")
     add_quiet(sub)
     add_data_dir(sub)
 

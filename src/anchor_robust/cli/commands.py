@@ -181,6 +181,8 @@ def second_stage(asked: argparse.Namespace) -> None:
         adversarial=asked.adversarial,
         epochs=asked.epochs,
         lr=asked.lr,
+        model=asked.model,
+        objective=asked.objective,
     )
     images = records[str(run)]["data"]["images"]
     show([compare(records, f"before and after, on the {images:,} validation images that chose both")])
