@@ -4,6 +4,7 @@ import importlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -331,6 +332,19 @@ def test_a_lack_of_memory_is_told_with_what_helps(
     assert told.count("\n") == 1
     for word in ("memory does not suffice", "--optimise.micro_batch", "--batch-size", str(error)):
         assert word in told
+
+
+def test_a_stopped_quickstart_says_how_to_start_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*given: Any, **words: Any) -> None:
+        raise KeyboardInterrupt("stopped at step 9; anchor train --resume goes on")
+
+    monkeypatch.setattr(quickstart, "audit", stopped)
+    monkeypatch.setattr(quickstart, "start", lambda *given: tmp_path)
+    out = tmp_path / "quickstart"
+    assert main(["quickstart", "--out", str(out)]) == 130
+    assert f"stopped; delete {out}, or give another --out, and start again" in capsys.readouterr().err
 
 
 def test_quickstart_shows_what_the_tool_is_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

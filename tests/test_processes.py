@@ -18,14 +18,16 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from anchor_robust import processes, runs
+from anchor_robust import processes, runs, train
 from anchor_robust.attacks import PGD
 from anchor_robust.data import Given
+from anchor_robust.display import Display
 from anchor_robust.errors import Refusal
 from anchor_robust.evaluation import Ledger, measure
 from anchor_robust.losses import hard_supcon
 from anchor_robust.models import synced
 from anchor_robust.objectives import Learner, Objective, Step
+from anchor_robust.recipe import settle
 from anchor_robust.threat import Ball
 from anchor_robust.train import launched, validate
 from anchor_robust.train.launch import made_by_others
@@ -234,13 +236,23 @@ def anchor(*words: object) -> list[str]:
 
 
 def test_what_all_processes_refuse_is_told_once(tmp_path: Path) -> None:
-    words = ("train", "digits-standard", "--devices", COUNT, "--optimise.batch_size=63", "--out", tmp_path / "run")
+    words = ("train", "digits-standard", "--devices", COUNT, "--optimise.batch_size=4096", "--out", tmp_path / "run")
     done = subprocess.run(anchor(*words), capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "anchor: optimise.batch_size 63 given; allowed: a multiple of the 2 processes",
+        "anchor: optimise.batch_size 4096 given; allowed: up to 1237, the training images without those for validation",
     ]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_before_a_process_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "launched", lambda *given: pytest.fail("started"))
+    with pytest.raises(Refusal, match="batch_size 63 given; allowed: a multiple of the 6 processes"):
+        train.start(
+            settle("digits-standard", ["--optimise.batch_size=63"]), tmp_path / "run", None, Display(), None, 2, 3
+        )
 
 
 def test_two_processes_stop_together_and_one_goes_on(tmp_path: Path) -> None:

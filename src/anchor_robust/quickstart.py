@@ -18,9 +18,12 @@ def run(out: Path, display: Display) -> None:
     """Train, attack and compare; every method leaves a run directory in `out`."""
     runs.create(out)
     records = {}
-    for method in METHODS:
-        directory = start(settle(f"digits-{method}"), out / method, None, display)
-        records[method] = audit(str(directory), ("clean", "pgd20"), display=display)
+    try:
+        for method in METHODS:
+            directory = start(settle(f"digits-{method}"), out / method, None, display)
+            records[method] = audit(str(directory), ("clean", "pgd20"), display=display)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped; delete {out}, or give another --out, and start again") from None
     attack = records["anchor"]["results"][-1]
     images = records["anchor"]["data"]["images"]
     title = f"{images} held-out digits; PGD-20 moves each pixel by at most {attack['eps']:g} of its range"

@@ -23,7 +23,7 @@ from .explanation import Explanation, explained
 from .followers import Follower, follower
 from .launch import launched
 from .loop import Interrupted, fit, log_point, save_state, shuffled, validate
-from .setup import Training, accelerate, build, circumstances, precision
+from .setup import Training, accelerate, build, check_divisible, circumstances, precision
 
 __all__ = [
     "Interrupted",
@@ -56,6 +56,7 @@ def start(
     `logger` is tensorboard, mlflow or wandb, if the run has one.
     """
     kept = {"logger": {"name": logger, "key": uuid.uuid4().hex}} if logger else {}
+    check_shares(recipe, devices, nodes)
     with launched(devices, nodes, precision(recipe)) as fabric:
         with processes.refusing_together():
             if processes.first():
@@ -105,6 +106,7 @@ def resume(
     recipe = settle(str(run / runs.RECIPE))
     check_unchanged(run, recipe, saved.get("recipe"))
     before = runs.read_json(run / runs.ENVIRONMENT)
+    check_shares(recipe, devices, nodes)
     with launched(devices, nodes, before.get("precision", precision(recipe))) as fabric, alone(run):
         with processes.refusing_together():
             loggers = following(before, run)
@@ -122,6 +124,12 @@ def resume(
                 tracking.begin(training)
         go_on(training, state, heard(display))
     return run
+
+
+def check_shares(recipe: Recipe, devices: int | None, nodes: int | None) -> None:
+    """Refuse as many processes as cannot share the batch, before the first of them is started."""
+    count = max(devices or 1, 1) * max(nodes or 1, 1)
+    check_divisible(recipe.optimise.batch_size, count, recipe.optimise.micro_batch)
 
 
 def check_unchanged(run: Path, recipe: Recipe, begun: str | None) -> None:
