@@ -257,7 +257,7 @@ def documents() -> dict[Path, Sequence[str]]:
         HERE / "comparison.md": [in_full(HERE)],
         **{HERE / folder / "README.md": other(HERE / folder) for folder in OTHERS},
         search.FOLDER / "README.md": [search.table()],
-        HERE / "forms" / "README.md": [forms.table(forms.FORMS)],
+        forms.FOLDER / "README.md": [forms.table()],
         HERE / "tries" / "README.md": [tries()],
         agreement.FOLDER / "README.md": [agreement.table()],
     }

@@ -111,7 +111,7 @@ def destination(run: Path | None, out: Path | None, asked: Asked, own: Sequence[
             say(why)
         if target.name != runs.EVALUATION:
             return target
-    if out is not None and target.exists() and not is_record(target):
+    if out is not None and target.exists() and not runs.holds(target, {"model", "data", "results"}):
         raise Refusal(f"--out {target} given; it holds something else than an evaluation; give another name")
     reserved = (runs.OUTCOMES, runs.PICTURES, runs.CARD)
     outcomes, pictures, told = sides = beside_of(target)
@@ -144,14 +144,6 @@ def in_run(target: Path, asked: Asked) -> tuple[Path, str]:
         return target, ""
     beside = target.with_name(asked.name())
     return beside, f"kept: {target}, which holds other numbers; this evaluation goes to {beside.name}"
-
-
-def is_record(path: Path) -> bool:
-    try:
-        found = runs.read_json(path)
-    except Refusal:
-        return False
-    return isinstance(found, dict) and {"model", "data", "results"} <= found.keys()
 
 
 def beside_of(target: Path) -> tuple[Path, Path, Path]:

@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -102,11 +102,7 @@ def check_json(path: Path, key: str, what: str) -> None:
     if path.suffix != ".json":
         raise Refusal(f"--json {path} given; name a file that ends in .json")
     check_writable(path)
-    if path.exists():
-        with suppress(Refusal):
-            held = read_json(path)
-            if isinstance(held, dict) and key in held:
-                return
+    if path.exists() and not holds(path, {key}):
         raise Refusal(f"--json {path} given; it holds something else than {what}; give another name")
 
 
@@ -159,6 +155,15 @@ def read_json(path: Path) -> Any:
         raise Refusal(f"{path} is missing; {path.parent} is no complete run") from None
     except (OSError, ValueError) as error:
         raise Refusal(f"{path} cannot be read ({error}); restore it, or delete it and make it anew") from error
+
+
+def holds(path: Path, keys: Set[str]) -> bool:
+    """Whether the file is a JSON object that has these keys."""
+    try:
+        found = read_json(path)
+    except Refusal:
+        return False
+    return isinstance(found, dict) and keys <= found.keys()
 
 
 def has_begun(run: Path) -> bool:
