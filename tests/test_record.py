@@ -1,6 +1,7 @@
 """When a record replaces another, and which names tell records apart."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,15 @@ def test_the_authors_outcomes_are_not_replaced_by_ours() -> None:
 
 
 def test_what_is_told_of_weights_that_are_gone_is_replaced(tmp_path: Path) -> None:
-    images = data.load("digits", "test").first(10)
-    record = runs.read_json(DIGITS / runs.EVALUATION)
-    runs.write_json(tmp_path / runs.EVALUATION, record)
-    of_these, of_others = (
-        Asked(images, **ASKED, weights=weights) for weights in (record["model"]["sha256"], "another")
-    )
-    kept, why = in_run(tmp_path / runs.EVALUATION, of_these)
-    assert (kept.name, why[:5]) == (of_these.name(), "kept:")
-    kept, why = in_run(tmp_path / runs.EVALUATION, of_others)
-    assert kept == tmp_path / runs.EVALUATION
+    record, target = runs.read_json(DIGITS / runs.EVALUATION), tmp_path / runs.EVALUATION
+    shutil.copy(DIGITS / runs.WEIGHTS, tmp_path)
+    digest, images = record["model"]["sha256"], data.load("digits", "test")
+    runs.write_json(target, record)
+    assert in_run(target, Asked(images, **ASKED, weights=digest)) == (target, "")
+    for asked in (Asked(images.first(10), **ASKED, weights=digest), Asked(images, **ASKED, weights="those before")):
+        kept, why = in_run(target, asked)
+        assert (kept.name, why[:5]) == (asked.name(), "kept:")
+    runs.write_json(target, record | {"model": {"sha256": "those before"}})
+    kept, why = in_run(target, Asked(images.first(10), **ASKED, weights=digest))
+    assert kept == target
     assert why.endswith("tells of other weights than the run has now; this evaluation takes its place")

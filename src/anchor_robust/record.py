@@ -20,6 +20,7 @@ from .evaluation.protocols import REFERENCE
 from .evaluation.reference import NAME
 from .exhibit import Exhibit
 from .report.card import TITLE, card
+from .report.methods import of_these_weights
 from .threat import Ball
 
 Say = Callable[[str], None]
@@ -57,13 +58,6 @@ class Asked:
         where = [Path(self.images.name).name, self.ball.norm, f"{self.ball.eps:g}", which]
         return f"evaluation-{'-'.join([*what, *where])}.json"
 
-    def outlives(self, record: dict[str, Any]) -> bool:
-        """Whether a record tells of weights that are no longer there: the run was trained on since."""
-        try:
-            return bool(self.weights) and record["model"].get("sha256", self.weights) != self.weights
-        except (KeyError, TypeError, AttributeError):
-            return False
-
     def covers(self, record: dict[str, Any]) -> bool:
         """Whether this measures again, at least as well, all that a record holds."""
         try:
@@ -73,13 +67,16 @@ class Asked:
             # By what they are: a folder is called otherwise from elsewhere.
             fewer = about["images"] <= len(self.images)
             these = fewer and self.images.first(about["images"]).sha256 == about["sha256"]
-        except (KeyError, TypeError):
+            # The run may have been trained on, and evaluated, since this began.
+            others = self.weights and record.get("model", {}).get("sha256", self.weights) != self.weights
+        except (KeyError, TypeError, AttributeError):
             return True  # no record of ours: nothing is lost
         exact = self.search == "float32" or all(result.get("search") == "bf16" for result in results if result["norm"])
         measured = {self.result(attack) for attack in self.attacks}
         curves, corruptions = set(record.get("curves", {})), "corruptions" in record
         return (
             these
+            and not others
             and exact
             and not elsewhere
             and set(held) <= measured
@@ -138,7 +135,8 @@ def in_run(target: Path, asked: Asked) -> tuple[Path, str]:
     if not target.exists():
         return target, ""
     record = runs.read_json(target)
-    if asked.outlives(record):
+    ours = isinstance(record, dict) and isinstance(record.get("model"), dict)
+    if ours and not of_these_weights(target.parent, record):
         return target, f"{target} tells of other weights than the run has now; this evaluation takes its place"
     if asked.covers(record):
         return target, ""

@@ -102,6 +102,15 @@ def check_up_to_date(path: Path, record: Mapping[str, Any]) -> None:
         raise Refusal(f"{path} has other weights than those that its record tells of; evaluate it again")
 
 
+def of_these_weights(path: Path, record: Mapping[str, Any]) -> bool:
+    """Whether `check_up_to_date` has nothing against a record."""
+    try:
+        check_up_to_date(path, {"model": {}, **record})
+    except Refusal:
+        return False
+    return True
+
+
 def outcomes(path: Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """By attack, which images [n] were held, as the record at `path` has it; empty without the file of the outcomes."""
     named = outcomes_named(path, record)

@@ -16,7 +16,7 @@ from ... import runs
 from ...errors import Refusal
 from .. import record as records
 from ..dotted import flat
-from ..methods import CONVENTIONS, check_up_to_date
+from ..methods import CONVENTIONS, check_up_to_date, of_these_weights
 
 Record = dict[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -133,14 +133,6 @@ def read(path: Path) -> Dossier:
         else:
             return evaluated
     return replace(found, lacking=found.lacking | {"evaluation": why})
-
-
-def of_these_weights(path: Path, record: Record) -> bool:
-    try:
-        check_up_to_date(path, {"model": {}} | record)
-    except Refusal:
-        return False
-    return True
 
 
 def with_record(found: Dossier, path: Path) -> Dossier:
