@@ -299,6 +299,13 @@ def test_works_where_gradients_are_off(context, net, x, y) -> None:
         assert not torch.is_grad_enabled()
 
 
+def test_weights_without_gradients_for_good_are_refused(x, y) -> None:
+    with torch.inference_mode():
+        made = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 5))
+    with pytest.raises(Refusal, match=r"weights made under torch\.inference_mode given; allowed: any others"):
+        PGD(BALLS[0])(made, x, y)
+
+
 @balls
 def test_works_under_bfloat16_autocast(ball, net, x, y) -> None:
     with torch.autocast("cpu", torch.bfloat16):

@@ -50,6 +50,9 @@ def test_conventions_leave_nothing_out() -> None:
     pgd = {"norm": "linf", "eps": 0.031, "steps": 20, "step_size": 0.003, "restarts": 2, "start": "uniform"}
     told = conventions({**pgd, "loss": "ce", "dtype": "float32"})
     assert told == "linf eps 0.031, 20 x 0.003, uniform start, 2 restarts, ce, float32"
+    for target, words in ((-1, "target least likely"), (2, "target 2")):
+        aimed = conventions({**pgd, "loss": "ce", "target": target, "dtype": "float32"})
+        assert aimed.endswith(f", ce, {words}, float32")
     clean = dict.fromkeys(pgd) | {"loss": None, "dtype": "float32"}
     assert conventions(clean) == "float32"
 

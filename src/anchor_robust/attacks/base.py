@@ -83,9 +83,14 @@ class Attack(ABC):
 
 @contextmanager
 def frozen(model: Model) -> Iterator[None]:
-    """Every submodule in evaluation mode, every parameter without gradient; afterwards each as it was."""
+    """Every submodule in evaluation mode, every parameter without gradient; afterwards each as it was.
+
+    Raises Refusal for weights made under torch.inference_mode, through which no gradient can flow.
+    """
     module = module_behind(model)
     trainable = [(parameter, parameter.requires_grad) for parameter in module.parameters()] if module else []
+    if any(parameter.is_inference() for parameter, _ in trainable):
+        raise Refusal("weights made under torch.inference_mode given; allowed: any others; make or load them outside")
     with in_evaluation_mode(model):
         try:
             for parameter, _ in trainable:

@@ -8,8 +8,9 @@ Record = Mapping[str, Any]
 # What results and stages state beside an attack's own settings.
 STATED = {
     *("attack", "label", "norm", "eps", "steps", "step_size", "restarts", "start", "loss", "dtype", "engine", "search"),
-    *("images", "accuracy", "interval", "seconds", "per_class", "stages", "stage", "fell"),
+    *("images", "accuracy", "interval", "seconds", "per_class", "stages", "stage", "fell", "target"),
 }
+LEAST_LIKELY = -1  # a target that is no rank from above
 
 
 def conventions(result: Record) -> str:
@@ -32,6 +33,8 @@ def settings(attack: Record) -> list[str]:
     told += [f"{attack['start']} start"] if attack.get("start", "none") not in (None, "none") else []
     told += [f"{restarts} restart" + "s" * (restarts != 1)] if restarts else []
     told += [attack["loss"]] if attack.get("loss") else []
+    target = attack.get("target")
+    told += [] if target is None else [f"target {'least likely' if target == LEAST_LIKELY else target}"]
     return told + [f"{key} {value}" for key, value in attack.items() if key not in STATED and value is not None]
 
 
