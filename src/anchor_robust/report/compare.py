@@ -163,10 +163,11 @@ def equal_passes(methods: Sequence[Method]) -> Facts:
 
 
 def equal(methods: Sequence[Method], spent: Callable[[Run, Facts], float]) -> Facts:
-    """Validation robust accuracy that each method had reached when the cheapest was done, by what a run had `spent`.
+    """Validation accuracies that each method had reached when the cheapest was done, by what a run had `spent`.
 
     `budget` is the most that a run of the cheapest method spent. A costlier method is cut off in the middle of its
-    learning rate schedule, so that it might have done better with a schedule of that length.
+    learning rate schedule, so that it might have done better with a schedule of that length; and where it is not
+    validated at the very budget, its last validation before counts.
     """
     runs = [run for method in methods for run in method.runs.values()]
     if heads := [method.label for method in methods if any(run.second_stage for run in method.runs.values())]:
@@ -179,18 +180,23 @@ def equal(methods: Sequence[Method], spent: Callable[[Run, Facts], float]) -> Fa
 
 
 def reached(method: Method, spent: Callable[[Run, Facts], float], budget: float) -> Facts:
+    """Accuracies by seed: of the most robust epoch until then, if all had one, and of the most robust one of all.
+
+    `counted` is the share of the budget that had been spent at the last validation that could count.
+    """
     runs = method.runs.values()
-    by_then = [[line for line in validated(run) if spent(run, line) <= budget] for run in runs]
-    return {
-        "method": method.label,
-        "by_then": [best(lines) for lines in by_then] if all(by_then) else None,
-        "at_the_end": [best(validated(run)) for run in runs],
-    }
+    by_then = [(run, [line for line in validated(run) if spent(run, line) <= budget]) for run in runs]
+    facts = {"method": method.label, "at_the_end": [most_robust(validated(run)) for run in runs]}
+    if not all(lines for _, lines in by_then):
+        return facts | {"by_then": None, "counted": None}
+    counted = min(spent(run, lines[-1]) for run, lines in by_then) / budget
+    return facts | {"by_then": [most_robust(lines) for _, lines in by_then], "counted": counted}
 
 
 def validated(run: Run) -> list[Facts]:
     return [line for line in run.metrics if "validation_robust" in line]
 
 
-def best(lines: Sequence[Facts]) -> float:
-    return max(line["validation_robust"] for line in lines)
+def most_robust(lines: Sequence[Facts]) -> Facts:
+    line = max(lines, key=lambda line: line["validation_robust"])
+    return {"robust": line["validation_robust"], "clean": line["validation_clean"]}

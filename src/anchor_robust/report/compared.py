@@ -1,6 +1,6 @@
 """The facts of a comparison as tables, for the terminal and for Markdown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .conventions import conventions
@@ -108,19 +108,24 @@ def reached(what: str, facts: Facts, budget: str) -> Sheet:
         return Sheet(f"At equal {what}", ["method"], [], [told])
     if "why_not" in facts:
         return Sheet(f"At equal {what}", ["method"], [], [f"No comparison at equal {what}: {facts['why_not']}."])
-    rows = [
-        [
-            each["method"],
-            "none yet" if each["by_then"] is None else spread(each["by_then"], decimals=1),
-            spread(each["at_the_end"], decimals=1),
-        ]
-        for each in facts["accuracies"]
-    ]
+    rows = [[each["method"], *until_then(each), both(each["at_the_end"])] for each in facts["accuracies"]]
     note = (
-        "Not test accuracy: the best robust accuracy on the validation split until the cheapest method was done, and "
-        "in all. A costlier method is cut off in the middle of its learning rate schedule."
+        "Not test accuracy: of the most robust epoch on the validation split until the cheapest method was done, and "
+        "of all. A costlier method is cut off in the middle of its learning rate schedule, and at its last validation "
+        "before: counted is the share of the cost that had been spent by then."
     )
     note += f" Of the runs on {facts['hardware']}." if "hardware" in facts else ""
     if facts.get("left_out"):
         note += f" Not trained there, and left out: {', '.join(facts['left_out'])}."
-    return Sheet(f"At equal {what}: validation robust accuracy %", ["method", budget, "in all"], rows, [note])
+    title = f"At equal {what}: validation accuracy %, robust / clean"
+    return Sheet(title, ["method", budget, "counted", "in all"], rows, [note])
+
+
+def until_then(accuracy: Facts) -> list[str]:
+    if accuracy["by_then"] is None:
+        return ["none yet", ""]
+    return [both(accuracy["by_then"]), f"{100 * accuracy['counted']:.0f} %"]
+
+
+def both(seeds: Sequence[Facts]) -> str:
+    return " / ".join(spread([seed[which] for seed in seeds], decimals=1) for which in ("robust", "clean"))
