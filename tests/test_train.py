@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -222,7 +222,17 @@ STRENGTHENERS = {
 @pytest.mark.parametrize("method", objectives.discover())
 @pytest.mark.parametrize("strengthener", STRENGTHENERS)
 def test_every_method_takes_every_strengthener(method: str, strengthener: str, tmp_path: Path) -> None:
-    recipe = settle("digits-pgd-at", [*SMALL, f"--objective.name={method}", *STRENGTHENERS[strengthener]])
+    train_two_steps([f"--objective.name={method}", *STRENGTHENERS[strengthener]], tmp_path)
+
+
+@pytest.mark.parametrize("own", ("--objective.hardness_ramp=0.8", "--objective.attack_contrast=0.2"))
+@pytest.mark.parametrize("precision", ("float32", "bf16"))
+def test_contrast_takes_strengtheners_of_its_own(own: str, precision: str, tmp_path: Path) -> None:
+    train_two_steps(["--objective.name=anchor", own, f"--optimise.precision={precision}"], tmp_path)
+
+
+def train_two_steps(settings: Sequence[str], tmp_path: Path) -> None:
+    recipe = settle("digits-pgd-at", [*SMALL, *settings])
     recipe = dataclasses.replace(recipe, optimise=dataclasses.replace(recipe.optimise, epochs=1))
     images = data.load("digits", "train").first(520)
     training = train.build(recipe, images, tmp_path)
