@@ -222,6 +222,11 @@ def doubled(graph: Any, inputs: Any) -> Any:
     return lambda *given: tuple(2 * result for result in graph(*given))
 
 
+def doubled_backwards(graph: Any, inputs: Any) -> Any:
+    """A compiler whose results are right and whose gradients are twice too large."""
+    return lambda *given: tuple(2 * result - result.detach() for result in graph(*given))
+
+
 def broken(graph: Any, inputs: Any) -> Any:
     raise RuntimeError("no such\nheader")
 
@@ -249,7 +254,14 @@ class BrokenFrom:
         return graph if self.served >= 0 else self.fault(graph, inputs)
 
 
-@pytest.mark.parametrize(("compiler", "fault"), [(doubled, "its loss is .* the plain one"), (broken, "no such header")])
+@pytest.mark.parametrize(
+    ("compiler", "fault"),
+    [
+        (doubled, "its loss is .* the plain one"),
+        (doubled_backwards, r"its gradients are 100.0% away from exact ones, the plain ones 0.0%"),
+        (broken, "no such header"),
+    ],
+)
 def test_a_compiled_training_pass_that_fails_its_trial_is_not_used(
     compiler: Any, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +275,33 @@ def test_a_compiled_training_pass_that_fails_its_trial_is_not_used(
     assert re.search(f"training pass not compiled.*{fault}", said(display))
     assert all(torch.equal(tensor, before[name]) for name, tensor in training.network.state_dict().items())
     assert all(parameter.grad is None for parameter in training.network.parameters())
+
+
+class Drawing(torch.nn.Module):
+    """A backbone with dropout that draws other numbers where it is compiled, as compilers do."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16 * width), torch.nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            torch.rand(7)
+        return F.dropout(self.layers(x), 0.5, self.training)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks at casts
+@pytest.mark.parametrize("settings", ((), ("--optimise.precision=bf16",), (f"--model.name={__name__}.Drawing",)))
+def test_a_compiled_training_pass_that_is_as_good_is_used(
+    settings: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it rounds, and where it draws otherwise than the plain one does."""
+    compile_by("eager", monkeypatch)
+    training, display = built(tmp_path, *settings), listening()
+    forward = training.learner.forward
+    train.accelerate(training, display)
+    assert "training pass" not in said(display)
+    assert training.learner.forward is not forward
 
 
 def test_a_compiled_search_is_judged_by_the_exact_gradient() -> None:
