@@ -3,7 +3,7 @@
     python benchmarks --out results/benchmarks [--only train_step-resnet18-128,startup] [--list]
 
 They take an hour or two on two cores; run nothing else meanwhile. A file that is there already is measured again.
-`gpu.py` has a command of its own, and `autoattack.py` needs CIFAR-10 (ANCHOR_DATA, or it is fetched).
+`gpu.py` has a command of its own; `autoattack.py` and `evaluation.py` need CIFAR-10 (ANCHOR_DATA, or it is fetched).
 """
 
 import argparse
@@ -28,12 +28,13 @@ SUITE = {
     "attack-resnet8-256": "attack.py --model resnet8 --batch 256 --rounds 10",
     "evaluation-resnet8": "evaluation.py --run results/cifar10-resnet8-anchor --images 500 --rounds 5",
     "evaluation-resnet18": "evaluation.py --model resnet18 --images 250 --rounds 3",
-    "autoattack-resnet8": "autoattack.py results/cifar10-resnet8-anchor --images 200 --chunk 200",
+    "autoattack-resnet8": "autoattack.py results/cifar10-resnet8-anchor --images 200 --chunk 50",
     "breakdown-resnet18-128": "breakdown.py --model resnet18 --batch 128 --steps 10",
     "breakdown-resnet8-256": "breakdown.py --model resnet8 --batch 256 --steps 10",
     "cost-resnet8": "cost.py --model resnet8 --batch 128 --steps 5",
     "step_memory-resnet8": "step_memory.py --model resnet8",
     "contrastive_loss": "contrastive_loss.py",
+    "contrastive_loss-mined": "contrastive_loss.py --hardness 4 --hard-fraction 0.25 --rounds 2",
     "estimate": "estimate.py",
 }
 

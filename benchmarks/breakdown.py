@@ -28,7 +28,7 @@ SHOWN = 15
 
 
 class Clock:
-    """Seconds by the name of the part; of parts within parts the inner one counts."""
+    """Seconds by the name of the part; no part lies within another, or its time would count twice."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -3,7 +3,8 @@ batches.
 
     python benchmarks/data_pipeline.py --batch 256 --rounds 20 --json FILE
 
-The workers of the plain way prepare batches ahead while ours is measured; what they had ready then is theirs.
+Without workers, so that the plain way has one thread, and ours all: workers would prepare batches while ours is
+measured, and take the cores from it. What they could do at best is the plain rate times their number.
 """
 
 import argparse
@@ -23,7 +24,6 @@ def main(words: Sequence[str] | None = None) -> None:
     asked = parser(__doc__)
     asked.add_argument("--batch", type=int, default=256, help="images (default: 256)")
     asked.add_argument("--rounds", type=int, default=20, help="timed batches of each way (default: 20)")
-    asked.add_argument("--workers", type=int, default=0, help="processes of the plain DataLoader (default: 0)")
     asked.add_argument("--images", type=int, default=ours.IMAGES, help="random images (default: as CIFAR-10 has)")
     given = asked.parse_args(words)
     device = device_of(given)
@@ -32,7 +32,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def measured(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     data = ours.images(given.images)
-    batches = plain.batches(data, given.batch, given.workers, device)
+    batches = plain.batches(data, given.batch, 0, device)
     trained = ours.training(data, "resnet8", given.batch, 1, 2, "never")
 
     def batched() -> tuple[Tensor, Tensor]:

@@ -2,9 +2,10 @@
 
     python benchmarks/evaluation.py --run results/cifar10-resnet8-anchor --images 500 --rounds 5 --json FILE
 
-Without --run a network with random weights. The images are random and labelled with the network's own answers, so
-that none is skipped for being wrong already; `same_verdicts` is the share of images that both ways find alike, which
-random starts and the float32 of two layouts keep below 1.
+The run's own test images, CIFAR-10 for that one (ANCHOR_DATA, --data-dir, or it is fetched). Without --run a network
+with random weights, and random images labelled with its own answers. `same_verdicts` is the share of images that both
+ways find alike, which random starts and the float32 of two layouts keep below 1; it says something where
+`robust_accuracy` is neither 0 nor 1.
 """
 
 import argparse
@@ -12,15 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import ours
 import plain
-from anchor_robust import load
 from anchor_robust.data import Given
 from anchor_robust.evaluation import measure
 from anchor_robust.models import LogitsOnly
+from anchor_robust.subject import Named, under_test
 from timing import alternated, compared, device_of, parser, record, write
 
 EPS, STEPS, STEP_SIZE = 0.031, 20, 0.003
@@ -28,7 +28,8 @@ EPS, STEPS, STEP_SIZE = 0.031, 20, 0.003
 
 def main(words: Sequence[str] | None = None) -> None:
     asked = parser(__doc__)
-    asked.add_argument("--run", help="run directory or weights of a CIFAR-10 classifier")
+    asked.add_argument("--run", help="run directory or weights of ours")
+    asked.add_argument("--data-dir", help="folder that holds the run's data set")
     asked.add_argument("--model", default="resnet18", help="without --run: resnet18 or resnet8 (default: resnet18)")
     asked.add_argument("--images", type=int, default=500, help="images (default: 500)")
     asked.add_argument("--batch", type=int, default=250, help="images at a time (default: 250)")
@@ -39,12 +40,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def measured(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    data = ours.images(given.images)
-    model = load(given.run) if given.run else LogitsOnly(plain.network(given.model, data, device))
-    model = model.to(device).eval()
-    x = data.pixels(slice(None)).to(device)
-    with torch.no_grad():
-        y = torch.cat([model(part).argmax(1) for part in x.split(given.batch)])
+    model, x, y = subject(given, device) if given.run else at_random(given, device)
     held: dict[str, Tensor] = {}
 
     def usual() -> None:
@@ -61,17 +57,25 @@ def measured(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     return compared(timings, given.images) | {"robust_accuracy": robust, "same_verdicts": same}
 
 
-def whitebox(model: torch.nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Which images hold: every one attacked, gradients through all parameters."""
-    x_adv = (x + torch.empty_like(x).uniform_(-EPS, EPS)).clamp(0, 1)
-    for _ in range(STEPS):
-        x_adv.requires_grad_()
-        model.zero_grad()
-        F.cross_entropy(model(x_adv), y).backward()
-        moved = x_adv.detach() + STEP_SIZE * x_adv.grad.sign()
-        x_adv = torch.min(torch.max(moved, x - EPS), x + EPS).clamp(0, 1)
+def subject(given: argparse.Namespace, device: torch.device) -> tuple[LogitsOnly, Tensor, Tensor]:
+    found = under_test(Named(given.run, data_dir=given.data_dir), device)
+    images = found.images.first(given.images).to(device)
+    return found.model, images.pixels(slice(None)), images.labels
+
+
+def at_random(given: argparse.Namespace, device: torch.device) -> tuple[LogitsOnly, Tensor, Tensor]:
+    data = ours.images(given.images)
+    model = LogitsOnly(plain.network(given.model, data, device)).to(device).eval()
+    x = data.pixels(slice(None)).to(device)
     with torch.no_grad():
-        return (model(x_adv.detach()).argmax(1) == y) & (model(x).argmax(1) == y)
+        return model, x, torch.cat([model(part).argmax(1) for part in x.split(given.batch)])
+
+
+def whitebox(model: LogitsOnly, x: Tensor, y: Tensor) -> Tensor:
+    """Which images hold: every one attacked, gradients through all parameters."""
+    x_adv = plain.attack(model.classifier, x, y, STEPS, EPS, STEP_SIZE)
+    with torch.no_grad():
+        return (model(x_adv).argmax(1) == y) & (model(x).argmax(1) == y)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ FIRST, *OTHERS = [
     for model, batch in (("resnet18", 128), ("resnet18", 256), ("resnet18", 512), ("resnet8", 256))
 ]
 ATTACKS = [SHARED | {"model": "resnet18", "batch": 256, "rounds": 20}]
-EVALUATIONS = [{"run": None, "model": "resnet18", "images": 2000, "batch": 500, "rounds": 5}]
+EVALUATIONS = [{"run": None, "data_dir": None, "model": "resnet18", "images": 2000, "batch": 500, "rounds": 5}]
 EMBEDDINGS = (512, 1024, 4096, 16384, 65536)
 WHOLE_MATRIX = 20_000  # embeddings; beyond, the plain loss holds tables of over 1.6 GB and ours takes a processor long
 MEASURING = 0.5  # of the time, after which no part begins any more
@@ -167,7 +167,9 @@ def loss(count: int, rounds: int, device: torch.device) -> dict[str, Any]:
     if count <= WHOLE_MATRIX:
         ways = {"plain": lambda: plain.supcon([z], y).backward()} | ways
     timings = alternated(ways, rounds, device, warm_ups=2)
-    return compared(timings, count) if "plain" in timings else timings
+    if "plain" in timings:
+        return compared(timings, count)
+    return timings | {"anchor_images_per_s": count / timings["anchor"]["median_s"]}
 
 
 def training(
@@ -175,6 +177,9 @@ def training(
 ) -> None:
     """Train segment by segment, and evaluate in the last of the time; `told` is what earlier calls did."""
     where = ["--data-dir", given.data_dir] if given.data_dir else []
+    if reached(told) and not told["finished"] and not (given.run / runs.LAST).exists():
+        print(f"{given.run / runs.LAST} is gone; training begins anew", file=sys.stderr, flush=True)
+        told = {"segments": []}
     stop = end - 60 * min(max(EVALUATING * given.minutes, AT_LEAST), given.minutes / 2)
     while not told.get("finished") and (left := stop - time.monotonic()) > 0:
         resumable = (given.run / runs.LAST).exists()
@@ -191,13 +196,20 @@ def training(
         keep(told)
         if status not in (0, STOPPED):
             return
-    if (given.run / runs.WEIGHTS).exists() and not told.get("results"):
+    if (given.run / runs.WEIGHTS).exists() and told.get("evaluated_at", 0) != reached(told):
         limit = ["--limit", str(given.limit)] if given.limit else []
         status, log = anchor(["evaluate", str(given.run), *limit, *where], max(end - time.monotonic(), 0))
         told["evaluation"] = {"status": status, "said": said(log)}
         if status == 0:
             told["results"] = runs.read_json(given.run / runs.EVALUATION)["results"]
+            told["evaluated_at"] = reached(told)
         keep(told)
+
+
+def reached(told: Mapping[str, Any]) -> int | None:
+    """The last step that a segment has told of, None before there is one."""
+    steps = [segment["last"]["step"] for segment in told["segments"] if segment["last"]]
+    return steps[-1] if steps else None
 
 
 def said(log: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from anchor_robust import runs
+from anchor_robust.report.measured import measured
 from anchor_robust.report.sheet import spread
 
 HERE = Path(__file__).resolve().parent
@@ -209,7 +210,8 @@ def memory(records: list[Record]) -> str:
 @block("data_pipeline")
 def pipeline(records: list[Record]) -> str:
     columns: Columns = {"batch": lambda row: str(row["settings"]["batch"]), **SPEEDS}
-    return table(records, columns, f"Images a second, both views of each. {where(records)}.")
+    notes = "Images a second, both views of each; the plain way in one thread, without workers of the DataLoader."
+    return table(records, columns, f"{notes} {where(records)}.")
 
 
 @block("evaluation")
@@ -217,9 +219,13 @@ def evaluation(records: list[Record]) -> str:
     columns: Columns = {
         "PGD-20 of": lambda row: row["settings"]["run"] or row["settings"]["model"],
         **SPEEDS,
+        "held": lambda row: " and ".join(f"{100 * share:.1f} %" for share in row["robust_accuracy"].values()),
         "same verdict": lambda row: f"{100 * row['same_verdicts']:.1f} %",
     }
-    return table(records, columns, f"Images a second; same verdict, from another random start. {where(records)}.")
+    notes = (
+        "Images a second; held after the plain attack and after ours, which starts elsewhere, and of how many images"
+    )
+    return table(records, columns, f"{notes} both say the same. {where(records)}.")
 
 
 @block("autoattack")
@@ -244,12 +250,15 @@ def startup(records: list[Record]) -> str:
 def loss(records: list[Record]) -> str:
     columns: Columns = {
         "embeddings": lambda row: f"{row['embeddings']:,}",
+        "positives": lambda row: "all" if row["hard_fraction"] == 1 else f"hardest {100 * row['hard_fraction']:.0f} %",
         "plain": lambda row: f"{row['plain_seconds']['median']:.3f} s" if "plain_seconds" in row else "",
         "ANCHOR": lambda row: f"{row['anchor_seconds']['median']:.3f} s",
         "plain, memory": lambda row: mebibytes(row.get("plain_peak_mib")),
         "ANCHOR, memory": lambda row: mebibytes(row.get("anchor_peak_mib")),
     }
-    sizes = [size for record in records for size in record["sizes"]]
+    sizes = [
+        size | {"hard_fraction": record["settings"]["hard_fraction"]} for record in records for size in record["sizes"]
+    ]
     device = records[0]["environment"]["device"]
     return table(sizes, columns, f"Forward and backward, median; peak memory beyond the inputs. On {device}.")
 
@@ -289,15 +298,19 @@ def accelerated(record: Record) -> str:
     done = record["parts"]
     columns: Columns = {
         "part": lambda row: row["part"],
-        **SPEEDS,
+        "plain": lambda row: rate(row["plain_images_per_s"]) if "ratio" in row else "",
+        "ANCHOR": SPEEDS["ANCHOR"],
+        "ratio": lambda row: times(row["ratio"]) if "ratio" in row else "",
         "of the matrix rate": lambda row: percent(row["flop_utilisation"]) if "flop_utilisation" in row else "",
     }
-    rows = [{"part": name, **part} for name, part in done.items() if "ratio" in part]
+    rows = [{"part": name, **part} for name, part in done.items() if "anchor_images_per_s" in part]
     found = done.get("limits", {})
     notes = [", ".join(f"{name} {found[name] / scale:,.1f} {unit}" for name, scale, unit in LIMITS if name in found)]
     notes += [f"{name} failed: {part['failed']}" for name, part in done.items() if "failed" in part]
-    lasts = [each["last"] for each in done.get("training", {}).get("segments", []) if each["last"]]
+    training = done.get("training", {})
+    lasts = [each["last"] for each in training.get("segments", []) if each["last"]]
     notes += [f"trained to epoch {last['epoch']} in {last['seconds']:,.0f} s" for last in lasts[-1:]]
+    notes += [f"{result['label']} {measured(result)}" for result in training.get("results", [])]
     return table(rows, columns, f"Images or embeddings a second. {'; '.join(filter(None, notes))}. {where([record])}.")
 
 

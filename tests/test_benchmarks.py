@@ -272,6 +272,10 @@ def test_an_accelerator_is_measured_and_trained_on_unattended(
     assert parts["training"]["finished"]
     assert parts["training"]["segments"][0]["last"]["epoch"] == 1
     assert [result["label"] for result in parts["training"]["results"]] == ["clean", "PGD-20"]
+    told = script("performance").accelerated(first)
+    assert all(f"| {name} |" in told for name in names if name.startswith(("train_step", "evaluation", "loss")))
+    assert "attack-resnet8-4 failed: RuntimeError: out of memory; trained to epoch 1 in" in told
+    assert "; PGD-20 " in told
     # Once more: only what failed is measured again, and the run is left as it is.
     second = unattended()
     assert second["said"] == first["said"]
@@ -303,6 +307,45 @@ def test_a_training_goes_on_where_its_time_was_up(
     assert said == [["train", "digits-anchor"], *[["train", "--resume"]] * 2, ["evaluate", str(run)]]
     assert [segment["status"] for segment in training["segments"]] == [130, 130, 0]
     assert training["evaluation"] == {"status": 2, "said": "told"}
+
+
+def test_what_was_trained_further_is_evaluated_again_and_what_is_lost_begins_anew(
+    unattended: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gpu, run, said, clock = script("gpu"), tmp_path / "run", [], [0.0]
+    monkeypatch.setattr(gpu, "parts", lambda *_: {})
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: clock[0])
+    # Stopped after a segment, with the time of that call up; then trained to the end; then all is done.
+    status = iter([130, 0, 0])
+
+    def anchor(words: list[str], seconds: float) -> tuple[int, list[str]]:
+        said.append(words[:2])
+        if words[0] == "evaluate":
+            runs.write_json(run / runs.EVALUATION, {"results": [len(said)]})
+            return 0, ["told"]
+        run.mkdir(exist_ok=True)
+        (run / runs.WEIGHTS).touch()
+        (run / runs.LAST).touch()
+        runs.append_metrics(run, {"step": 10 * len(said), "epoch": len(said)})
+        clock[0] = 1e6
+        return next(status), ["told"]
+
+    monkeypatch.setattr(gpu, "anchor", anchor)
+    for finished, commands in ((False, 2), (True, 4), (True, 4)):
+        clock[0] = 0.0
+        training = unattended()["parts"]["training"]
+        assert (training["finished"], len(said)) == (finished, commands)
+        assert training["results"] == [commands]
+    assert [words[1] for words in said] == ["digits-anchor", str(run), "--resume", str(run)]
+    out = tmp_path / "gpu.json"
+    record = json.loads(out.read_text())
+    record["parts"]["training"]["finished"] = False
+    out.write_text(json.dumps(record))
+    (run / runs.LAST).unlink()
+    clock[0] = 0.0
+    training = unattended()["parts"]["training"]
+    assert len(training["segments"]) == 1
+    assert [words[1] for words in said[4:]] == ["digits-anchor", str(run)]
 
 
 def test_a_command_is_asked_to_stop_when_its_time_is_up() -> None:
