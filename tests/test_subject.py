@@ -80,6 +80,21 @@ def same_logits(found: Subject, expected: nn.Module, images: data.ImageSet) -> N
     torch.testing.assert_close(found.model(x), expected(x))
 
 
+def test_weights_that_change_while_they_are_read_are_refused(net: Net, tmp_path: Path, monkeypatch) -> None:
+    """Or the record would name weights that were never measured."""
+    path = tmp_path / "net.pt"
+    torch.save(net.state_dict(), path)
+    fill = checkpoint.fill
+
+    def overtaken(*given: Any) -> None:
+        fill(*given)
+        torch.save(Net.seeded(1).state_dict(), path)
+
+    monkeypatch.setattr(checkpoint, "fill", overtaken)
+    with pytest.raises(Refusal, match=r"net.pt was written anew while it was read"):
+        subject(path, model=f"{HERE}:Net")
+
+
 # --- the routes ------------------------------------------------------------------------------------------------------
 
 

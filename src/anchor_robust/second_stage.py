@@ -31,7 +31,7 @@ from .optimise import Average, learning_rate, sgd
 from .recipe import Recipe, as_mapping, settle
 from .report.dotted import flat
 from .settings import from_yaml
-from .subject import digest
+from .subject import unchanged
 from .train import Training, build, circumstances, log_point, shuffled, validate
 
 Accuracies = dict[str, float]
@@ -76,14 +76,15 @@ def start(
     )
     run = out or Path("runs") / recipe.name
     runs.check_free(run)
-    training = encoder(source, recipe, data.load(recipe.data.name, "train", data_dir), run)
+    with unchanged(str(source / runs.WEIGHTS)) as weights:
+        training = encoder(source, recipe, data.load(recipe.data.name, "train", data_dir), run)
     before = validate(training)
     done = {
         "adversarial": adversarial,
         "epochs": epochs,
         "lr": lr,
         "encoder": str(source),
-        **digest(str(source)),
+        **weights,
         "encoder_settings": replaced(own, recipe) | inherited(source),
     }
     passes = recipe.attack.steps + 1 if adversarial else 1

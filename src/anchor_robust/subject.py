@@ -2,7 +2,8 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,8 @@ def carried(named: Named) -> tuple[LogitsOnly, dict[str, Any], dict[str, Any]]:
 def own(named: Named, device: torch.device) -> Subject:
     """A model that carries its architecture, its data set and its threat model with it."""
     source = str(named.source)
-    model, header, recipe = carried(named)
+    with unchanged(str(checkpoint.weights_file(source))) as weights:
+        model, header, recipe = carried(named)
     images = data.load(named.data or header["data"], "test", named.data_dir)
     channels = images.shape[0]
     if channels != header["shape"][0]:
@@ -160,7 +162,6 @@ def own(named: Named, device: torch.device) -> Subject:
             "name the classes of the images as the model does, in its order: in classes.txt, or `classes` in an .npz"
         )
     ball = Ball(recipe["threat"]["norm"], recipe["threat"]["eps"])
-    weights = digest(str(checkpoint.weights_file(source)))
     about = {"source": source, "recipe": recipe["name"], **header["model"], **weights}
     shape, trained = list(images.shape[1:]), header["shape"][1:]
     run = Path(source) if Path(source).is_dir() else None
@@ -175,7 +176,8 @@ def foreign(named: Named, device: torch.device) -> Subject:
     images = data.load(str(named.data), "test", named.data_dir)
     shape = images.shape
     given = None if named.normalize is None else normalise.normalisation(named.normalize, shape[0])
-    network, about = read(named, form, images, shape, device)
+    with unchanged(named.source) as weights:
+        network, about = read(named, form, images, shape, device)
     if given and "mean" in about:
         raise Refusal(f"--normalize {named.normalize} given, but {named} carries that with it; leave it out")
     if not given and "mean" not in about:
@@ -191,8 +193,7 @@ def foreign(named: Named, device: torch.device) -> Subject:
     trial.check_logits(model, x, len(images.classes), str(named))
     if form in formats.PROGRAMS:
         trial.check_steady(model, x, str(named))
-    weights = digest(named.source) if named.source else digest_of(network)
-    about = {"source": str(named), "format": form, **about, **weights}
+    about = {"source": str(named), "format": form, **about, **(weights or digest_of(network))}
     with torch.no_grad():
         answers = hashlib.sha256(model(x).float().cpu().numpy().tobytes()).hexdigest()
     return Subject(model, about, images, Ball("linf", PAPER_EPS), note=note, answers=answers)
@@ -257,6 +258,15 @@ def digest_of(network: Any) -> dict[str, str]:
     for name, tensor in network.state_dict().items():
         total.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return {"sha256": total.hexdigest()}
+
+
+@contextmanager
+def unchanged(source: str | None) -> Iterator[dict[str, str]]:
+    """The digest of weights that are read meanwhile, if any; Refusal where another process writes them anew."""
+    before = digest(source) if source else {}
+    yield before
+    if source and digest(source) != before:
+        raise Refusal(f"{source} was written anew while it was read; run the same command again")
 
 
 def digest(source: str) -> dict[str, str]:
