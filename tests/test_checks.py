@@ -363,6 +363,7 @@ def test_beyond_in_closed_form() -> None:
     assert not beyond(9, 9, 0.5)
     assert beyond(6, 100, 0.01)
     assert not beyond(5, 100, 0.01)
+    assert [beyond(count, 20_000, 0.05) for count in (1095, 1098)] == [False, True]
 
 
 def test_noise_that_gradients_add_little_to_is_as_strong() -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from torch import Tensor
 
+from anchor_robust.errors import Refusal
 from anchor_robust.losses import boosted_cross_entropy, doubted_divergence, hard_supcon, kl_divergence, selective_supcon
 
 
@@ -117,6 +118,14 @@ def test_selective_supcon_follows_the_paper(m: int, seed: int, selection: str) -
     z, y, p = embedded(m, seed)
     found = selective_supcon(z, y, p, selection, 0.3)
     assert found.item() == pytest.approx(by_the_paper(z, y.tolist(), p.tolist(), selection, 0.3), abs=1e-12)
+
+
+def test_what_cannot_be_selected_by_is_refused() -> None:
+    z, y, p = embedded(6, 0)
+    with pytest.raises(Refusal, match="selection 'some' given; allowed: all, hard, soft, leaked"):
+        selective_supcon(z, y, p, "some")
+    with pytest.raises(Refusal, match=r"predictions \[1\] given for 6 labels"):
+        selective_supcon(z, y, p[:1])
 
 
 def test_comparing_with_all_is_supcon() -> None:

@@ -1,5 +1,7 @@
 """Pictures and maps that go with an evaluation: against closed forms and slow derivations."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,20 @@ def test_a_model_without_embeddings_has_a_gallery_and_no_map() -> None:
     assert "logits alone" in found.facts["map"]["why_not"]
     assert not [name for name in found.arrays if name.startswith("map_")]
     assert len(found.arrays["gallery_clean"]) == GALLERY
+
+
+def test_the_bar_ends_where_the_work_does() -> None:
+    for model in (Brightness(), classifier().eval()):
+        told: list[int] = []
+
+        @contextmanager
+        def bar(label: str, images: int, told: list[int] = told) -> Iterator[Callable[[int], None]]:
+            told.append(images)
+            yield told.append
+
+        exhibit.exhibit(model, grey(torch.arange(100, 150), side=8), Ball("linf", EPS), bar=bar)
+        total, *steps = told
+        assert sum(steps) == total > 0
 
 
 def test_no_answer_is_shown_as_none() -> None:

@@ -384,8 +384,9 @@ def test_explaining_trains_nothing(
     monkeypatch.setattr("anchor_robust.data.cifar.fetch", None)
     assert main(["train", "cifar10-resnet8-anchor", "--explain", "--optimise.compile", "never"]) == 0
     assert "an epoch: 382 steps" in capsys.readouterr().out, "CIFAR-10 is not fetched to be counted"
-    assert main(["train", "digits-anchor", "--explain", "--out", "run"]) == 2
-    assert "--explain takes a recipe" in capsys.readouterr().err
+    for more in (["--out", "run"], ["--devices", "2"], ["--nodes", "2"], ["--json"]):
+        assert main(["train", "digits-anchor", "--explain", *more]) == 2
+        assert "--explain takes a recipe" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from anchor_robust import data, runs
+from anchor_robust.evaluation.protocols import PROTOCOLS
 from anchor_robust.record import Asked, in_run
 from anchor_robust.threat import Ball
 
@@ -43,6 +44,8 @@ def test_what_a_run_holds_is_replaced_by_at_least_as_much(change: dict[str, Any]
     asked = Asked(images, **ASKED | change)
     assert asked.covers(record) == covers
     assert not asked.covers(record | {"corruptions": []}) or asked.corruptions
+    assert not asked.covers(record | {"transfer_from": {}})
+    assert dataclasses.replace(asked, origin="anchor seed 1").covers(record | {"transfer_from": {}}) == covers
 
 
 def test_the_name_of_an_evaluation_tells_it_from_others() -> None:
@@ -59,6 +62,13 @@ def test_the_name_of_an_evaluation_tells_it_from_others() -> None:
     )
     names = {Asked(images, **ASKED | change).name() for change in changes}
     assert len(names | {Asked(images.first(9), **ASKED).name()}) == len(changes) + 1
+
+
+def test_the_name_of_a_long_evaluation_is_short_and_its_own() -> None:
+    images = data.load("digits", "test")
+    long = [Asked(images, **ASKED | {"attacks": tuple(PROTOCOLS)[:count] * 3}) for count in (5, 6)]
+    assert len({each.name() for each in long}) == 2
+    assert all(len(each.name()) < 200 for each in long)
 
 
 def test_the_authors_outcomes_are_not_replaced_by_ours() -> None:

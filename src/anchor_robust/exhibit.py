@@ -85,7 +85,8 @@ def exhibit(
     gallery alone, and `facts` say why.
     """
     device = images.labels.device
-    grid, total = balls(ball), min(GALLERY, len(images)) * len(balls(ball)) + min(MAP, len(images))
+    grid, mapped = balls(ball), min(MAP, len(images)) if classifier_of(model) else 0
+    total = min(GALLERY, len(images)) * len(grid) + mapped
     with evaluating(model, device), bar("pictures", total) as advance:
         fast = searched(model, "float32", images.pixels(slice(batch_size)))
         generator = torch.Generator(device).manual_seed(seed)
@@ -126,10 +127,17 @@ def gallery(studio: Studio, grid: list[Ball]) -> Exhibit:
     )
 
 
+def classifier_of(model: Model) -> Classifier | None:
+    """The classifier of ours, with its embeddings, behind the logits, if it is one."""
+    classifier = model.classifier if isinstance(model, LogitsOnly) else None
+    return classifier if isinstance(classifier, Classifier) else None
+
+
 def maps(studio: Studio, ball: Ball) -> Exhibit:
-    if not (isinstance(studio.model, LogitsOnly) and isinstance(studio.model.classifier, Classifier)):
+    classifier = classifier_of(studio.model)
+    if classifier is None:
         return Exhibit({"why_not": "the model gives logits alone, and no embedding that could be mapped"}, {})
-    classifier, (indices, x, y) = studio.model.classifier, studio.drawn(MAP)
+    indices, x, y = studio.drawn(MAP)
     attacked = studio.attacked(pgd20(ball), x, y)
     both = torch.cat([x, attacked])
     with torch.no_grad():

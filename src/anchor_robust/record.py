@@ -25,6 +25,7 @@ from .threat import Ball
 
 Say = Callable[[str], None]
 Arrays = Mapping[str, np.ndarray]
+LONGEST = 150  # characters; file systems take names of 255 bytes, and what stops beside the record has a longer one
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ class Asked:
         ]
         which = f"{len(self.images)}-{self.images.sha256[:8]}"
         where = [Path(self.images.name).name, self.ball.norm, f"{self.ball.eps:g}", which]
-        return f"evaluation-{'-'.join([*what, *where])}.json"
+        told = "-".join([*what, *where])
+        if len(told) > LONGEST:
+            told = f"{told[:LONGEST]}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+        return f"evaluation-{told}.json"
 
     def covers(self, record: dict[str, Any]) -> bool:
         """Whether this measures again, at least as well, all that a record holds."""
@@ -73,7 +77,7 @@ class Asked:
             return True  # no record of ours: nothing is lost
         exact = self.search == "float32" or all(result.get("search") == "bf16" for result in results if result["norm"])
         measured = {self.result(attack) for attack in self.attacks}
-        curves, corruptions = set(record.get("curves", {})), "corruptions" in record
+        curves, corruptions, sibling = set(record.get("curves", {})), "corruptions" in record, "transfer_from" in record
         return (
             these
             and not others
@@ -82,6 +86,7 @@ class Asked:
             and set(held) <= measured
             and curves <= set(self.curves)
             and corruptions <= self.corruptions
+            and sibling <= bool(self.origin)
         )
 
     def result(self, attack: str) -> tuple[str, str | None, float | None, str | None]:

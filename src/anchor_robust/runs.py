@@ -130,9 +130,10 @@ def write(path: Path, fill: Callable[[Path], Any]) -> None:
 
 
 def clear_partial(run: Path) -> None:
-    """Remove what a killed process had begun to write."""
-    for partial in run.glob(".*.partial"):
-        partial.unlink()
+    """Remove what a killed training had begun to write; an evaluation of the run may be writing beside it."""
+    for name in (RECIPE, ENVIRONMENT, METRICS, WEIGHTS, LAST):
+        for partial in run.glob(f".{name}.*.partial"):
+            partial.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -28,8 +28,11 @@ def quickstart(asked: argparse.Namespace) -> None:
 def train(asked: argparse.Namespace) -> None:
     if asked.resume and (asked.recipe or asked.settings or asked.out or asked.logger):
         raise Refusal("--resume RUN takes no recipe or settings: a resumed run keeps its own; start a new one instead")
-    if asked.explain and (asked.resume or asked.out or asked.logger):
-        raise Refusal("--explain takes a recipe and its settings, nothing else: it trains nothing")
+    others = (asked.resume, asked.out, asked.logger, asked.devices, asked.nodes, asked.json_lines)
+    if asked.explain and any(others):
+        raise Refusal(
+            "--explain takes a recipe and its settings, nothing else: it trains nothing, and tells of one process"
+        )
     if asked.recipe is None and asked.resume is None:
         raise Refusal("give a recipe or --resume RUN; anchor recipes lists the recipes")
     from .. import processes

@@ -29,7 +29,7 @@ class MappedSet(ImageSet):
 
     rows: Tensor = field(kw_only=True)
     reader: ThreadPoolExecutor = field(init=False, default_factory=lambda: ThreadPoolExecutor(1, "reader"))
-    # The batch that is asked for next, and the one after it.
+    # The batch that is asked for now, and the next one.
     expected: deque[tuple[Tensor, Future[Tensor]]] = field(init=False, default_factory=lambda: deque(maxlen=2))
 
     def __len__(self) -> int:

@@ -4,7 +4,7 @@ ANCHOR, arXiv 2510.27599, on top of SupCon's L_out, Khosla et al., arXiv 2004.11
 """
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +87,10 @@ def selective_supcon(
     agrees at hardness 0.
     """
     _check(embeddings, labels, temperature, 0.0, 1.0)
+    if predictions.shape != labels.shape:
+        raise Refusal(f"predictions {list(predictions.shape)} given for {len(labels)} labels; allowed: one for each")
+    if selection not in get_args(Selection):
+        raise Refusal(f"selection {selection!r} given; allowed: {', '.join(get_args(Selection))}")
     with torch.autocast(embeddings.device.type, enabled=False):
         embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
         itself = torch.eye(len(labels), dtype=torch.bool, device=embeddings.device)

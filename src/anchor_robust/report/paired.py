@@ -1,7 +1,6 @@
 """Two models on the same images."""
 
 from collections.abc import Sequence
-from fractions import Fraction
 from math import sqrt
 from statistics import mean, stdev
 
@@ -12,12 +11,9 @@ def mcnemar(only_first: int, only_second: int) -> float:
     `only_first` and `only_second` count the images that just the one model holds; of the n that either holds alone,
     each falls to either side with probability 1/2: p = min(1, 2 sum_{i <= min} C(n, i) / 2^n).
     """
-    n, fewer = only_first + only_second, min(only_first, only_second)
-    ways = term = 1  # C(n, 0), from which each C(n, i) follows
-    for i in range(1, fewer + 1):
-        term = term * (n - i + 1) // i
-        ways += term
-    return float(min(Fraction(1), Fraction(2 * ways, 2**n)))
+    from scipy.special import bdtr  # slow to import, and only a comparison needs it
+
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
 
 
 def stated(p: float) -> str:
@@ -31,7 +27,7 @@ def paired_t(differences: Sequence[float], level: float = 0.95) -> tuple[float, 
     mean -+ t sqrt(s^2 / k), s the sample deviation, t the quantile (1 + level) / 2 of Student's t with k - 1 degrees of
     freedom. Unlike McNemar's test it asks about new seeds, not about new images.
     """
-    from scipy.special import stdtrit  # slow to import, and only a comparison over seeds needs it
+    from scipy.special import stdtrit  # as above
 
     k, centre = len(differences), mean(differences)
     half = float(stdtrit(k - 1, (1 + level) / 2)) * stdev(differences) / sqrt(k)
