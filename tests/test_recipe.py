@@ -106,7 +106,7 @@ def test_the_promise_is_the_leading_comment_alone() -> None:
 def test_there_are_the_recipes_that_the_quickstart_and_the_table_need() -> None:
     objectives_ = ("standard", "pgd-at", "anchor")
     needed = {f"{size}-{objective}" for size in ("digits", "cifar10-resnet8") for objective in objectives_}
-    large = {f"cifar10-resnet18-{name}" for name in ("pgd-at", "anchor", "anchor-max")}
+    large = {f"cifar10-resnet18-{name}" for name in ("pgd-at", "trades", "mart", "supcon-at", "anchor", "anchor-max")}
     assert needed | large <= built_in().keys()
 
 
