@@ -20,10 +20,10 @@ RECIPE = "cifar10-resnet18-anchor"
 IMAGES = 50_000
 
 
-def images(count: int = IMAGES, side: int = 32) -> ImageSet:
+def images(count: int = IMAGES) -> ImageSet:
     """As many as CIFAR-10 has to train on, of its size."""
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
+    pixels = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
     labels = torch.randint(10, (count,), generator=generator)
     return ImageSet(pixels, labels, tuple(map(str, range(10))), "random", "train")
 

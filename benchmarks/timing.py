@@ -77,7 +77,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 def device_of(given: argparse.Namespace) -> torch.device:
     if given.threads:
         torch.set_num_threads(given.threads)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return environment.accelerator()
 
 
 def record(

@@ -154,7 +154,7 @@ def hardness() -> str:
         tag("circle", kind="black dot", cx=anchor[0], cy=anchor[1], r=8),
         text(anchor[0] + 14, anchor[1] + 5, "anchor", "bold"),
     ]
-    drawn += legend(30, 50, [("blue", "positives, w at h = 2"), ("orange", "other classes")], 170)
+    drawn += legend(30, [("blue", "positives, w at h = 2"), ("orange", "other classes")], 170)
     drawn += curves_of_hardness()
     told = "Positives further from the anchor weigh more; hardness 0 weighs all alike."
     return page(WIDTH, 400, "Hard positives pull hardest", told, *drawn)
@@ -178,7 +178,7 @@ def curves_of_hardness() -> list[str]:
     for h, colour in HARDNESSES.items():
         share = weights(similarity, h)
         drawn.append(polyline([(x(s), y(w)) for s, w in zip(similarity, share, strict=True)], f"{colour} line"))
-    return drawn + legend(left, 50, [(colour, f"h = {h}") for h, colour in HARDNESSES.items()], 70)
+    return drawn + legend(left, [(colour, f"h = {h}") for h, colour in HARDNESSES.items()], 70)
 
 
 class Saturated(nn.Module):
@@ -215,7 +215,7 @@ def masking() -> str:
         moved = {eps: attack(Ball("linf", eps))(network, x, y) if eps else x for eps in radii}
         held = [(at(eps), y_of(right_answers(network, x_adv, y))) for eps, x_adv in moved.items()]
         drawn.append(polyline(held, f"{colour} line"))
-    drawn += legend(left, 50, [(attack[0], name) for name, attack in attacks.items()], 196)
+    drawn += legend(left, [(attack[0], name) for name, attack in attacks.items()], 196)
     note = f"linf eps; accuracy in % on {len(y)} digits; all three answer alike on clean images"
     drawn.append(text(left, bottom + 42, note, "muted"))
     told = "One network falls to PGD-20; with its logits multiplied it seems to hold, until the margin is attacked."

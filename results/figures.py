@@ -42,7 +42,7 @@ def robustness() -> str:
     attacks = measured_in(HERE)
     block = lane * len(attacks) + gap
     bottom = top + block * len(methods)
-    drawn = legend(left, 50, [(COLOURS[label], label) for label in attacks])
+    drawn = legend(left, [(COLOURS[label], label) for label in attacks])
     drawn += vertical_grid(x, top - 8, bottom - gap + 8)
     told = []
     for place, (method, folders) in enumerate(methods.items()):
@@ -115,7 +115,7 @@ def training() -> str:
     methods = found(HERE)
     across, panel, high, top = 3, (WIDTH - 32) / 3, 190, 70
     validation = settle(str(runs_of("anchor", HERE)[0] / runs.RECIPE)).validation
-    drawn = legend(46, 50, [("blue", "clean"), ("orange", f"under PGD-{validation.steps}")])
+    drawn = legend(46, [("blue", "clean"), ("orange", f"under PGD-{validation.steps}")])
     told = []
     for place, (method, folders) in enumerate(methods.items()):
         left, y0 = 16 + panel * (place % across), top + high * (place // across)
@@ -179,7 +179,7 @@ def against_eps(experiment: str, title: str) -> str:
         middle = [(x(point["eps"]), y(point["accuracy"])) for point in points]
         drawn += [polygon([*upper, *lower], f"{LINES[method]} band"), polyline(middle, f"{LINES[method]} line")]
         drawn += [tag("circle", kind=f"{LINES[method]} dot", cx=at, cy=height, r=3) for at, height in middle]
-    drawn += legend(left, 50, [(LINES[method], plain(method)) for method in curves], 150)
+    drawn += legend(left, [(LINES[method], plain(method)) for method in curves], 150)
     norm, images = longest[0]["norm"], longest[0]["images"]
     note = f"{norm} eps; accuracy in % under PGD-20, {images:,} images, 95 % interval shaded"
     drawn.append(text(left, bottom + 42, note, "muted"))
@@ -207,7 +207,7 @@ def exchange() -> str:
         drawn += [
             tag("circle", kind=f"{TRIED[method]} dot", cx=x(clean), cy=y(robust), r=4) for clean, robust in points
         ]
-    drawn += legend(left, 50, [(TRIED[method], plain(method)) for method in tries], 125)
+    drawn += legend(left, [(TRIED[method], plain(method)) for method in tries], 125)
     note = (
         "Every try with two attack steps, after 28 passes: % that is right clean (across) and under PGD-10 (up),",
         f"of {search.IMAGES:,} held-out training images, uncertain by 1.3. The line: ANCHOR, more and more `clean`.",

@@ -8,10 +8,9 @@ import numpy as np
 
 import search
 from anchor_robust.intervals import wilson
-from anchor_robust.report.conventions import conventions
+from anchor_robust.report.conventions import bounds, conventions
 from anchor_robust.report.paired import mcnemar, stated
 from anchor_robust.report.record import read
-from anchor_robust.report.sheet import bounds
 from svg import legend, line, linear, page, tag, text
 
 Form = tuple[str, dict[str, Any], np.ndarray]  # a try's folder, its results by attack, which images hold against both
@@ -75,7 +74,7 @@ def figure() -> str:
     shares = [results[attack]["accuracy"] for _, results, _ in found for attack in ATTACKS[1:]]
     ends = (math.floor(100 * min(shares)), math.ceil(100 * max(shares)))
     x = linear((ends[0] / 100, ends[1] / 100), (left, right))
-    drawn = legend(300, 50, [("black", "CW-PGD-20, on the margin"), ("orange", "PGD-20, on the cross-entropy")], 210)
+    drawn = legend(300, [("black", "CW-PGD-20, on the margin"), ("orange", "PGD-20, on the cross-entropy")], 210)
     for mark in range(ends[0], ends[1] + 1, 2):
         drawn += [
             line(x(mark / 100), top - 12, x(mark / 100), bottom, "grid"),

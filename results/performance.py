@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from anchor_robust import runs
-from anchor_robust.report.measured import measured
+from anchor_robust.report.conventions import measured
 from anchor_robust.report.sheet import spread
 
 HERE = Path(__file__).resolve().parent

@@ -10,6 +10,8 @@ import numpy as np
 
 Scale = Callable[[float], float]
 
+LEGEND = 50  # its base line, below the title
+
 # Every picture paints its own ground, so that it stays legible where page and system disagree about light and dark.
 STYLE = """
 :root { --ground: #ffffff; --ink: #1f2328; --muted: #59636e; --grid: #d1d9e0; --blue: #2a78d6; --orange: #c4620a;
@@ -117,15 +119,15 @@ def rows(y: Scale, left: float, right: float, marks: Mapping[float, str]) -> lis
     return lines + [text(left - 6, y(mark) + 4, called, "muted end") for mark, called in marks.items()]
 
 
-def legend(x: float, y: float, entries: Sequence[tuple[str, str]], step: float = 110) -> list[str]:
+def legend(x: float, entries: Sequence[tuple[str, str]], step: float = 110) -> list[str]:
     """A swatch and a word for each (kind, word), side by side."""
     places = [(x + step * place, *entry) for place, entry in enumerate(entries)]
     return [
         part
         for left, kind, word in places
         for part in (
-            tag("rect", kind=f"{kind} bar", x=left, y=y - 10, width=12, height=12, rx=2),
-            text(left + 18, y, word),
+            tag("rect", kind=f"{kind} bar", x=left, y=LEGEND - 10, width=12, height=12, rx=2),
+            text(left + 18, LEGEND, word),
         )
     ]
 

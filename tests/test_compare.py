@@ -19,9 +19,10 @@ from anchor_robust.errors import Refusal
 from anchor_robust.intervals import wilson
 from anchor_robust.report.compare import comparison
 from anchor_robust.report.compared import markdown, sheets
+from anchor_robust.report.conventions import bounds
 from anchor_robust.report.dotted import flat, short, spelled
 from anchor_robust.report.paired import mcnemar, paired_t
-from anchor_robust.report.sheet import Sheet, bounds, spread
+from anchor_robust.report.sheet import Sheet, spread
 
 IMAGES = 200
 RESULTS = Path(__file__).parents[1] / "results"

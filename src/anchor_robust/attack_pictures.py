@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import runs
+from . import environment, runs
 from .attacks import GreyLevels
 from .attacks.grey_levels import LEVELS
 from .data import pictures
@@ -52,7 +52,7 @@ def attack_pictures(
     its verdict is `fooled`, `held`, `rounded` (fooled in floating point alone) or `wrong` (before any attack).
     """
     named("attack", attack, PROTOCOLS)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = environment.accelerator()
     target = under_attack(Named(source, model, model_args, dataset, normalize, data_dir), device)
     ball = ball_asked(target.ball, norm, eps)
     if LEVELS * ball.eps < 1 - 1e-9:

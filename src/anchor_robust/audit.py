@@ -6,8 +6,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from . import data, environment, processes, runs
 from .attacks import EmbeddingAttack, Transfer
 from .display import Display
@@ -59,7 +57,7 @@ def audit(
             raise Refusal(f"{option} {value} given; allowed: 1 or more")
     if out is not None and out.suffix != ".json":
         raise Refusal(f"--out {out} given; name a file that ends in .json")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = environment.accelerator()
     with processes.refusing_together():
         subject = under_test(Named(source, model, model_args, dataset, normalize, data_dir), device)
     if subject.note:

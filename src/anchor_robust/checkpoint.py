@@ -172,8 +172,9 @@ def formed(tensor: Tensor) -> str:
     return f"{list(tensor.shape)}{kind}"
 
 
-def some(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+def some(names: Sequence[str]) -> str:
+    """The first of them."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def shipped() -> dict[str, Path]:

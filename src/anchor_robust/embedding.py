@@ -50,7 +50,7 @@ def measure(
             raise Refusal(f"{option} {value} given; allowed: 1 or more")
     if not checkpoint.has_header(source):
         raise Refusal(f"{source} does not say its architecture; give a run or weights that anchor train has written")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = environment.accelerator()
     subject = under_test(Named(source, model, data_dir=data_dir), device)
     weights = subject.about["sha256"]
     target = destination(source, out, min(limit or len(subject.images), len(subject.images)), weights, display)

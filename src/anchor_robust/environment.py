@@ -16,6 +16,11 @@ COMPILERS = {"cpu": "a C++ compiler (g++)", "cuda": "Triton with a C compiler (g
 PACKAGES = ("anchor-robust", "torch", "lightning-fabric", "numpy")
 
 
+def accelerator() -> torch.device:
+    """The CUDA device, or the processor where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def describe(device: torch.device) -> dict[str, object]:
     """JSON-ready: the command, versions, processor or accelerator, threads."""
     return {

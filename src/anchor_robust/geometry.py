@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .errors import Refusal
 
+COLLAPSED = 0.005  # how near log(m - 1) a contrastive loss is that of one point
 BLOCK = 1000  # rows of an n x n table that are held at once
 NEARLY_ONE_POINT = 0.99  # mean cosine; a healthy space stays below 0.9
 
@@ -64,7 +65,7 @@ def effective_rank(z: Tensor) -> float:
     return torch.special.entr(singular / singular.sum()).sum().exp().item()
 
 
-def collapsed(contrast: float, embeddings: int, tolerance: float = 0.005) -> str:
+def collapsed(contrast: float, embeddings: int) -> str:
     """What to tell of a contrastive loss that stays at log(m - 1), m `embeddings` a batch; empty if it does not.
 
     Where all embeddings are one point every similarity is the same, so that each of the m - 1 others is as probable
@@ -72,7 +73,7 @@ def collapsed(contrast: float, embeddings: int, tolerance: float = 0.005) -> str
     loss is within d / temperature of it. Give the mean over an epoch: single batches of a healthy run can pass there.
     """
     value = math.log(embeddings - 1)
-    if abs(contrast - value) > tolerance:
+    if abs(contrast - value) > COLLAPSED:
         return ""
     return (
         f"the contrastive loss {contrast:.4f} is log({embeddings - 1}) = {value:.4f}, the value of {embeddings} equal "
@@ -126,7 +127,7 @@ def principal_plane(z: Tensor) -> tuple[Tensor, list[float]]:
     return F.pad(left * singular, (0, 2))[:, :2], F.pad(shares, (0, 2))[:2].tolist()
 
 
-def neighbour_plane(z: Tensor, seed: int = 0) -> Tensor:
+def neighbour_plane(z: Tensor) -> Tensor:
     """z in a plane that keeps neighbours, [n 2]: scikit-learn's t-SNE, started from the principal plane.
 
     Van der Maaten & Hinton 2008. Distances between groups mean little in it; n is 2 or more.
@@ -136,7 +137,7 @@ def neighbour_plane(z: Tensor, seed: int = 0) -> Tensor:
     several(z)
     start, _ = principal_plane(z)
     start = 1e-4 * start / start[:, 0].std().clamp_min(torch.finfo(start.dtype).tiny)
-    tsne = TSNE(init=start.float().cpu().numpy(), perplexity=perplexity(len(z)), random_state=seed)
+    tsne = TSNE(init=start.float().cpu().numpy(), perplexity=perplexity(len(z)), random_state=0)
     return torch.from_numpy(tsne.fit_transform(z.float().cpu().numpy())).to(z.device)
 
 

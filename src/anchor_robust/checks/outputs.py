@@ -16,6 +16,7 @@ ALONE = "independent of the batch"
 # Sums taken in another order move float32 logits by about 1e-6 of the largest, and TF32 by 1e-3 / 2. Random layers and
 # statistics of the batch move them by more than 1e-2.
 ROUNDING = 1e-3
+SINGLES = 16  # images that are also looked at alone
 
 
 def repeatable(passes: Sequence[Tensor]) -> Finding:
@@ -67,13 +68,13 @@ def logits_not_probabilities(logits: Tensor) -> Finding:
 
 
 @torch.no_grad()
-def independent_of_batch(model: Model, x: Tensor, together: Tensor, singles: int = 16) -> Finding:
+def independent_of_batch(model: Model, x: Tensor, together: Tensor) -> Finding:
     """Against the logits `together` [n k] of one batch x [n ...]: backwards, and the first few each on its own."""
     if len(x) < 2:
         return skipped(ALONE, "one image alone is its own batch; give more")
     backwards = model(x.flip(0)).flip(0)
-    alone = torch.cat([model(image) for image in x[:singles].split(1)])
-    largest = max(distance(together, backwards), distance(together[:singles], alone))
+    alone = torch.cat([model(image) for image in x[:SINGLES].split(1)])
+    largest = max(distance(together, backwards), distance(together[:SINGLES], alone))
     seen = f"logits differ by up to {largest:.1e} of the largest when the batch is turned round or split into singles"
     advice = (
         "an image's answer depends on its neighbours, as with BatchNorm on batch statistics, and so does its "

@@ -41,8 +41,8 @@ def image_bar(console: Console, counted: bool = True) -> Progress:
 class Board(Lines):
     """A bar over the whole training; below it the loss and its parts, the last validation and the best so far."""
 
-    def __init__(self, plan: Plan, console: Console, say: Say, read_every: float = READ_EVERY) -> None:
-        super().__init__(say, plan, read_every)
+    def __init__(self, plan: Plan, console: Console, say: Say) -> None:
+        super().__init__(say, plan, READ_EVERY)
         self.console = console
         self.progress = image_bar(console, counted=False)
         images = plan.batch_size

@@ -17,9 +17,9 @@ JSON_EVERY = 10.0
 class Tally:
     """A bar for a log file: at most a line a minute."""
 
-    def __init__(self, say: Say, label: str, total: int, every: float = PLAIN_EVERY) -> None:
+    def __init__(self, say: Say, label: str, total: int) -> None:
         self.say, self.label, self.total, self.done = say, label, total, 0
-        self.seldom, self.started = Seldom(every), time.monotonic()
+        self.seldom, self.started = Seldom(PLAIN_EVERY), time.monotonic()
 
     def __call__(self, images: int) -> None:
         self.done += images
@@ -51,8 +51,8 @@ class Lines:
 class Events:
     """A training for a program: the log points themselves."""
 
-    def __init__(self, emit: Callable[..., None], plan: Plan, every: float = JSON_EVERY) -> None:
-        self.emit, self.plan, self.seldom = emit, plan, Seldom(every)
+    def __init__(self, emit: Callable[..., None], plan: Plan) -> None:
+        self.emit, self.plan, self.seldom = emit, plan, Seldom(JSON_EVERY)
 
     def step(self, reading: Reading) -> None:
         if self.seldom.due():

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .conventions import conventions
+from .conventions import bounds, conventions
 from .dotted import spelled
 from .methods import ASSUMED, CONVENTIONS
-from .sheet import Sheet, bounds, spread
+from .sheet import Sheet, spread
 
 Facts = Mapping[str, Any]
 PAIRS_NOTE = (

@@ -1,6 +1,6 @@
 """How a result is written: its accuracy, its interval, and everything that they depend on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Record = Mapping[str, Any]
@@ -42,6 +42,16 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
 
 
-def interval(result: Record) -> str:
-    low, high = result["interval"]
+def bounds(low_high: Sequence[float]) -> str:
+    """An interval of fractions in %."""
+    low, high = low_high
     return f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def interval(result: Record) -> str:
+    return bounds(result["interval"])
+
+
+def measured(result: Record) -> str:
+    """An accuracy with its interval."""
+    return f"{percent(result['accuracy'])} {interval(result)}"

@@ -1,6 +1,6 @@
 """A run's embeddings as tables."""
 
-from .conventions import Record, conventions, interval, percent
+from .conventions import Record, conventions, measured
 from .sheet import Sheet
 
 MEASURES = {
@@ -25,9 +25,7 @@ def sheet(record: Record) -> Sheet:
     }
     rows = [["dimensions", *(str(space["dimensions"]) for space in spaces.values())]]
     for name, label in readers.items():
-        rows.append(
-            [label, *(f"{percent(space[name]['accuracy'])} {interval(space[name])}" for space in spaces.values())]
-        )
+        rows.append([label, *(measured(space[name]) for space in spaces.values())])
     for name, label in MEASURES.items():
         rows.append([label, *(f"{space[name]:.5g}" for space in spaces.values())])
     rows.append(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from . import sheet
-from .conventions import Record, conventions, interval, percent, settings
+from .conventions import Record, conventions, interval, measured, percent, settings
 from .sheet import Sheet
 
 OF_ITS_OWN = (
@@ -99,7 +99,3 @@ def compare(records: Mapping[str, Record], title: str) -> Sheet:
         cells = {result["label"]: measured(result) for result in record["results"]}
         rows.append([name, *(cells.get(label, "") for label in labels)])
     return Sheet(title, ["model", *labels], rows, wrapped=1 + len(labels))
-
-
-def measured(result: Record) -> str:
-    return f"{percent(result['accuracy'])} {interval(result)}"

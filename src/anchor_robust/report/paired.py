@@ -21,14 +21,14 @@ def stated(p: float) -> str:
     return f"p = {p:.2g}" if p > 1e-16 else "p < 1e-16"
 
 
-def paired_t(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Student's interval of a mean difference over k >= 2 seeds, each seed's two models paired (Student 1908).
+def paired_t(differences: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % interval of a mean difference over k >= 2 seeds, each seed's two models paired (Student 1908).
 
-    mean -+ t sqrt(s^2 / k), s the sample deviation, t the quantile (1 + level) / 2 of Student's t with k - 1 degrees of
+    mean -+ t sqrt(s^2 / k), s the sample deviation, t the quantile 0.975 of Student's t with k - 1 degrees of
     freedom. Unlike McNemar's test it asks about new seeds, not about new images.
     """
     from scipy.special import stdtrit  # as above
 
     k, centre = len(differences), mean(differences)
-    half = float(stdtrit(k - 1, (1 + level) / 2)) * stdev(differences) / sqrt(k)
+    half = float(stdtrit(k - 1, 0.975)) * stdev(differences) / sqrt(k)
     return centre - half, centre + half

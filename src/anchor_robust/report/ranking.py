@@ -5,8 +5,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from ..intervals import wilson
+from .conventions import bounds
 from .dotted import shortened, spelled
-from .sheet import Sheet, bounds, spread
+from .sheet import Sheet, spread
 
 Facts = Mapping[str, Any]
 

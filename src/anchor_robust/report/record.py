@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import runs
 from ..errors import Refusal, one_line
-from .conventions import Record, interval
+from .conventions import Record, measured, percent
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -53,5 +53,5 @@ def refuted(record: Record, claim: float, attack: str | None = None) -> str | No
     result = next((each for each in record["results"] if each["attack"] == attack), record["results"][-1])
     if result["interval"][1] >= claim:
         return None
-    measured = f"{100 * result['accuracy']:.2f} % {interval(result)} on {result['images']:,} images"
-    return f"the claim of {100 * claim:.2f} % under {result['label']} does not hold: measured {measured}"
+    found = f"{measured(result)} on {result['images']:,} images"
+    return f"the claim of {percent(claim)} under {result['label']} does not hold: measured {found}"

@@ -63,9 +63,3 @@ def spread(values: Sequence[float], decimals: int = 2) -> str:
     """Mean of fractions in %, with the sample deviation where there are two or more."""
     told = f"{100 * mean(values):.{decimals}f}"
     return f"{told} ± {100 * stdev(values):.{decimals}f}" if len(values) > 1 else told
-
-
-def bounds(low_high: Sequence[float]) -> str:
-    """An interval of fractions in %."""
-    low, high = low_high
-    return f"[{100 * low:.1f}, {100 * high:.1f}]"

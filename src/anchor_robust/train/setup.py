@@ -130,7 +130,7 @@ def connected(wrapped: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
 
 def precision(recipe: Recipe) -> launch.Precision:
     """Fabric's name of the precision that the recipe asks for on this machine."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = environment.accelerator()
     return "bf16-mixed" if fast.bf16(recipe.optimise, device).taken else "32-true"
 
 

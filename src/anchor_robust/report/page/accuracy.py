@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..conventions import conventions
+from ..conventions import bounds, conventions
 from ..measured import accuracies, corruptions, stages, worst_case
 from ..methods import ASSUMED, CONVENTIONS
-from ..sheet import Sheet, bounds, spread
+from ..sheet import Sheet, spread
 from .dossier import Dossier
 from .explanations import why
 from .figures import Chart, Line, intervals, percents

@@ -68,8 +68,8 @@ def percents(fractions: Iterable[float]) -> list[float]:
     return [100 * fraction for fraction in fractions]
 
 
-def percent_axis(title: str = "accuracy in %") -> Figure:
-    return {"title": {"text": title}, "rangemode": "tozero", "automargin": True}
+def percent_axis() -> Figure:
+    return {"title": {"text": "accuracy in %"}, "rangemode": "tozero", "automargin": True}
 
 
 def lines(drawn: Sequence[Line], x: Figure, y: Figure, height: int = 300) -> Figure:
