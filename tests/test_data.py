@@ -4,6 +4,8 @@ import pickle
 import shutil
 import tarfile
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -321,6 +323,26 @@ def test_without_a_folder_the_archive_is_fetched_once(releases, archive_server):
     (archive_server / "cifar-10-python.tar.gz").unlink()
     assert load("cifar10", "test").sha256 == expected
     assert (releases / "cache") in cifar.locate().parents
+
+
+def test_who_comes_second_waits_for_the_archive(releases, archive_server, monkeypatch):
+    import pooch
+
+    retrieve, at_it, together = pooch.retrieve, [], []
+
+    def slowly(*given, **how):
+        at_it.append(1)
+        together.append(len(at_it))
+        time.sleep(0.05)
+        found = retrieve(*given, **how)
+        at_it.pop()
+        return found
+
+    monkeypatch.setattr(pooch, "retrieve", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        folders = {each.result() for each in [pool.submit(cifar.fetch) for _ in range(3)]}
+    assert len(folders) == 1
+    assert together == [1, 1, 1]
 
 
 def test_an_archive_with_another_checksum_is_refused(archive_server):

@@ -80,11 +80,14 @@ def alone(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def turn(path: Path) -> Iterator[None]:
-    """Wait until no other process has its turn at the file `path`, which has to be there and is not changed."""
-    with path.open("rb") as handle:
+    """Wait until no other process has its turn at `path`, a file or folder that has to be there and is not changed."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
         with suppress(OSError):  # a file system that knows no locks
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)
 
 
 def check_writable(path: Path) -> None:

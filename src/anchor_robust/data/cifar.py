@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from .. import runs
 from ..errors import Refusal, one_line
 from .images import ImageSet
 
@@ -98,15 +99,20 @@ def locate(data_dir: str | Path | None = None) -> Path:
 
 
 def fetch() -> Path:
-    """Download and unpack the official archive into the user's cache, unless it is there already."""
+    """Download and unpack the official archive into the user's cache, unless it is there already.
+
+    One process at a time: two that unpack at once would read what the other is writing.
+    """
     # Brings the network libraries along, which whoever has the data does not need.
     import pooch  # type: ignore[import-untyped] # ships no types
     import requests
 
     cache = Path(pooch.os_cache("anchor-robust"))
     try:
+        cache.mkdir(parents=True, exist_ok=True)
         unpack = pooch.Untar(extract_dir=".")
-        pooch.retrieve(ARCHIVE, f"md5:{ARCHIVE_MD5}", Path(ARCHIVE).name, cache, processor=unpack)
+        with runs.turn(cache):
+            pooch.retrieve(ARCHIVE, f"md5:{ARCHIVE_MD5}", Path(ARCHIVE).name, cache, processor=unpack)
     except (OSError, ValueError) as error:  # no network, no space, or a wrong checksum
         told = "no connection" if isinstance(error, requests.ConnectionError) else one_line(error)
         raise Refusal(

@@ -62,7 +62,7 @@ def start(
             if processes.first():
                 runs.check_free(run)
             loggers = following(kept, run)
-        training = build(recipe, loaded(recipe, data_dir, fabric.local_rank == 0), run, fabric)
+        training = build(recipe, loaded(recipe, data_dir), run, fabric)
         training.loggers = loggers
         if processes.first():
             with runs.beginning(run):
@@ -110,7 +110,7 @@ def resume(
     with launched(devices, nodes, before.get("precision", precision(recipe))) as fabric, alone(run):
         with processes.refusing_together():
             loggers = following(before, run)
-        training = build(recipe, loaded(recipe, data_dir, fabric.local_rank == 0), run, fabric)
+        training = build(recipe, loaded(recipe, data_dir), run, fabric)
         training.loggers = loggers
         with processes.refusing_together():
             if before.get("data") != circumstances(training)["data"]:
@@ -158,13 +158,10 @@ def go_on(training: Training, state: State, display: Display) -> None:
         raise Interrupted(f"stopped; anchor train --resume {training.run} goes on") from None
 
 
-def loaded(recipe: Recipe, data_dir: str | None, ahead: bool) -> ImageSet:
-    """The training images; what has to be fetched is fetched by one process on each machine, the one `ahead`."""
-    for turn in (True, False):
-        with processes.refusing_together():
-            if turn == ahead:
-                images = data.load(recipe.data.name, "train", data_dir)
-    return images
+def loaded(recipe: Recipe, data_dir: str | None) -> ImageSet:
+    """The training images, for every process or for none."""
+    with processes.refusing_together():
+        return data.load(recipe.data.name, "train", data_dir)
 
 
 def heard(display: Display) -> Display:
