@@ -161,14 +161,18 @@ def work(index: int, port: int, folder: Path) -> None:
     torch.save(found, folder / f"{index}.pt")
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("shared")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(work, (port, folder), nprocs=COUNT)
+    torch.multiprocessing.spawn(work, (free_port(), folder), nprocs=COUNT)
     return [torch.load(folder / f"{index}.pt", weights_only=False) for index in range(COUNT)]
 
 
@@ -273,6 +277,21 @@ def test_two_processes_stop_together_and_one_goes_on(tmp_path: Path) -> None:
     assert [line["epoch"] for line in runs.read_metrics(run)] == [*range(1, 16)]
     around = runs.read_json(run / runs.ENVIRONMENT)
     assert (around["processes"], around["batch"]) == (2, {"global": 64, "process": 32, "at_a_time": 32})
+
+
+def test_two_machines_under_torchrun_train_one_run(tmp_path: Path) -> None:
+    """Both on this machine, each with a torchrun and a process of its own."""
+    run = tmp_path / "run"
+    meet = ("--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test")
+    endpoint = ("--rdzv-endpoint", f"127.0.0.1:{free_port()}")
+    words = ("train", "digits-standard", "--optimise.epochs=2", "--model.width=4", "--out", str(run))
+    command = [sys.executable, "-m", "torch.distributed.run", *meet, *endpoint, "-m", "anchor_robust", *words]
+    machines = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [machine.communicate(timeout=300)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], told
+    assert "".join(told).count(f"finished: {run / runs.WEIGHTS}") == 1
+    assert [line["epoch"] for line in runs.read_metrics(run)] == [1, 2]
+    assert runs.read_json(run / runs.ENVIRONMENT)["batch"] == {"global": 64, "process": 32, "at_a_time": 32}
 
 
 @pytest.mark.parametrize(
