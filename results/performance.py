@@ -275,10 +275,12 @@ def parity(records: list[Record]) -> str:
         chosen = dict.fromkeys(run["settings"]["optimise.precision"] for run in record["runs"])
         for precision in chosen:
             seeds = [run for run in record["runs"] if run["settings"]["optimise.precision"] == precision]
-            rows.append({"sweep": record["file"], "precision": precision, "runs": seeds})
+            compiled = record["settings"].get("optimise", {}).get("compile", "auto")
+            rows.append({"sweep": record["file"], "precision": precision, "compile": compiled, "runs": seeds})
     columns: Columns = {
         "sweep": lambda row: row["sweep"],
         "precision": lambda row: row["precision"],
+        "compile": lambda row: row["compile"],
         "clean": lambda row: spread([run["validation_clean"] for run in row["runs"]], decimals=1),
         "robust": lambda row: spread([run["validation_robust"] for run in row["runs"]], decimals=1),
         "validation images": lambda row: f"{row['runs'][0]['validation_images']:,}",
