@@ -37,7 +37,7 @@ from anchor_robust.settings import fraction
 from anchor_robust.subject import Named, Subject, under_test
 from anchor_robust.threat import Ball
 from apart import apart
-from timing import parser, record, write
+from timing import parser, record, summary, write
 
 Verdicts = Callable[[Tensor, Tensor], Tensor]
 
@@ -146,7 +146,7 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
     x, y = pictures(given, subject.images.name)
     second = "again" if given.again else "ours"
     held: dict[str, list[Tensor]] = {"theirs": [], second: []}
-    seconds = {"theirs": 0.0, second: 0.0}
+    samples: dict[str, list[float]] = {"theirs": [], second: []}
 
     def beside(x: Tensor, y: Tensor) -> Tensor:
         if given.again:
@@ -159,7 +159,8 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
             for name, run in jobs if number % 2 == 0 else jobs[::-1]:
                 outcome, spent = run(images, labels)
                 held[name].append(outcome)
-                seconds[name] += spent
+                samples[name].append(spent)
+            seconds = {name: sum(each) for name, each in samples.items()}
             done = {name: int(torch.cat(outcomes).sum()) for name, outcomes in held.items()}
             print(f"{sum(map(len, held[second]))} images: {done} held, {seconds} s", file=sys.stderr, flush=True)
     verdicts = {name: torch.cat(outcomes) for name, outcomes in held.items()}
@@ -179,6 +180,8 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
         "plain_images_per_s": len(x) / seconds["theirs"],
         f"{'anchor' if second == 'ours' else second}_images_per_s": len(x) / seconds[second],
         "ratio": seconds["theirs"] / seconds[second],
+        "ratio_quartiles": summary([a / b for a, b in zip(*samples.values(), strict=True)])["quartiles_s"],
+        "chunks": {name: summary(each) for name, each in samples.items()},
     }
 
 

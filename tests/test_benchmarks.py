@@ -437,6 +437,8 @@ def test_autoattack_against_its_authors(tmp_path: Path) -> None:
     assert record["accuracy"] == {"ours": 0.0, "theirs": 0.0}
     assert (record["agreement"], record["differ"], record["data"]["images"]) == (1.0, [], 8)
     assert record["ratio"] == record["seconds"]["theirs"] / record["seconds"]["ours"]
+    assert [len(record["chunks"][name]["samples_s"]) for name in ("theirs", "ours")] == [2, 2]
+    assert record["ratio_quartiles"][0] <= record["ratio_quartiles"][1]
     assert record["plain_images_per_s"] == 8 / record["seconds"]["theirs"]
     assert record["anchor_images_per_s"] == 8 / record["seconds"]["ours"]
     assert (record["benchmark"], record["settings"]["chunk"], record["settings"]["threads"]) == ("autoattack", 4, 1)
