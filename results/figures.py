@@ -36,7 +36,7 @@ def percent(share: float) -> str:
 
 def robustness() -> str:
     """A bar for each method and attack, with its interval and, where there are several, its seeds."""
-    methods = found(HERE)
+    methods = found(HERE, METHODS)
     left, right, lane, gap, top = 210, WIDTH - 60, 17, 14, 66
     x = linear((0, 1), (left, right))
     attacks = measured_in(HERE)
@@ -112,7 +112,7 @@ def bar(label: str, results: Sequence[Mapping[str, Any]], x: Any, y: float, lane
 
 def training() -> str:
     """Validation accuracy over the epochs, a panel for each method and a line for each seed."""
-    methods = found(HERE)
+    methods = found(HERE, METHODS)
     across, panel, high, top = 3, (WIDTH - 32) / 3, 190, 70
     validation = settle(str(runs_of("anchor", HERE)[0] / runs.RECIPE)).validation
     drawn = legend(46, [("blue", "clean"), ("orange", f"under PGD-{validation.steps}")])

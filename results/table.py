@@ -1,7 +1,7 @@
 """Write the tables of the README, of docs/ and of this folder from its files: `make results`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -34,6 +34,8 @@ METHODS = {
     "supcon-at": "SupCon + AT",
     "two-view": "two views without contrast",
     "anchor": "**ANCHOR**",
+}
+VARIANTS = {  # with settings that no search chose
     "anchor-attacked-only": "ANCHOR, cross-entropy on attacked images alone",
     "anchor-contrast05": "ANCHOR, contrast 0.5",
     "anchor-clean25": "ANCHOR, contrast 0.5 and clean 0.25",
@@ -41,6 +43,7 @@ METHODS = {
     "anchor-hardest-quarter": "ANCHOR on the hardest quarter of the positives (collapsed)",
     "mart-beta5": "MART, beta 5",
 }
+ALL = METHODS | VARIANTS
 AUTOATTACK = "autoattack.json"  # beside evaluation.json, on fewer images
 MARGIN = "margin.json"  # PGD-20 on the margin, on all of them
 PREVIEW = "preview.json"  # its quick half, on more of them
@@ -62,8 +65,8 @@ def seeds(method: str, where: Path) -> list[Path]:
     return [folder for folder in folders if (folder / runs.EVALUATION).exists()]
 
 
-def found(where: Path) -> dict[str, list[Path]]:
-    return {method: folders for method in METHODS if (folders := seeds(method, where))}
+def found(where: Path, methods: Iterable[str] = ALL) -> dict[str, list[Path]]:
+    return {method: folders for method in methods if (folders := seeds(method, where))}
 
 
 def accuracy(results: Sequence[dict[str, Any]]) -> str:
@@ -79,18 +82,17 @@ def results_of(folders: Sequence[Path], file: str, attack: str) -> list[dict[str
     return [result for record in records for result in record["results"] if result["attack"] == attack]
 
 
-def summary(where: Path) -> str:
+def summary(where: Path, methods: Iterable[str] = ALL) -> str:
     """One Markdown table: a row per method, and what the numbers depend on."""
     attacks = measured_in(where)
-    headings = ("training", *attacks, "seeds", "passes", "minutes")
+    headings = ("training", *attacks, "seeds", "passes")
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
-    for method, folders in found(where).items():
+    for method, folders in found(where, methods).items():
         cells = [
-            METHODS[method],
+            ALL[method],
             *(in_some(results_of(folders, *where_held), len(folders)) for where_held in attacks.values()),
             str(len(folders)),
             f"{settle(str(folders[0] / runs.RECIPE)).passes():g}",
-            f"{fmean(runs.read_metrics(folder)[-1]['seconds'] for folder in folders) / 60:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", note(where)])
@@ -115,6 +117,7 @@ def note(where: Path) -> str:
     record, environment = runs.read_json(folder / runs.EVALUATION), runs.read_json(folder / runs.ENVIRONMENT)
     recipe = yaml.safe_load((folder / runs.RECIPE).read_text())
     model, data = recipe["model"], record["data"]
+    steps, step_size = recipe["attack"]["steps"], recipe["attack"]["step_size"]
     attacked = {label: results_of([folder], *HELD[label]) for label in HELD if label != "clean"}
     attacks = [
         f"{label}{told_of(data, result)}: {conventions(result)}"
@@ -131,8 +134,8 @@ def note(where: Path) -> str:
             f"* {model['name']} of width {model['width']} ({environment['parameters']:,} parameters), "
             f"{recipe['optimise']['epochs']} epochs, weights chosen on {recipe['validation']['images']:,} held-out "
             "training images.",
-            "* Passes: forward-and-backward, of an image in one step. Minutes on 1 or 2 threads of "
-            f"{' or '.join(processors)}, with other work running beside it: compare passes, not minutes.",
+            f"* Passes: forward-and-backward, of an image in one step; attacks in training have {steps} steps of "
+            f"{step_size:g}. On 1 or 2 threads of {' or '.join(processors)}.",
         )
     )
 
@@ -151,7 +154,7 @@ def paired(where: Path) -> str:
     for method, folders in found(where).items():
         pairs = [(ours[seed(folder)], folder) for folder in folders if seed(folder) in ours]
         if method != "anchor" and pairs:
-            lines.append(f"| {METHODS[method]} | {' | '.join(alone(labels, pairs) for labels in columns.values())} |")
+            lines.append(f"| {ALL[method]} | {' | '.join(alone(labels, pairs) for labels in columns.values())} |")
     told = (
         "Images held by ANCHOR alone : by the other alone, and McNemar's exact test on them, which takes seeds for "
         "independent; the comparison tells p by seed."
@@ -251,7 +254,7 @@ def in_full(where: Path) -> str:
 def documents() -> dict[Path, Sequence[str]]:
     """The tables of every document, from this folder's files."""
     return {
-        ROOT / "README.md": [summary(HERE)],
+        ROOT / "README.md": [summary(HERE, METHODS)],
         ROOT / "docs" / "tour.md": [digits()],
         HERE / "README.md": [summary(HERE), paired(HERE)],
         HERE / "comparison.md": [in_full(HERE)],
