@@ -69,7 +69,7 @@ def table() -> str:
 def figure() -> str:
     """What each form holds under the two attacks; what lies between them is what the cross-entropy does not see."""
     found = measured()
-    left, right, top, lane = 330, WIDTH - 40, 92, 24
+    left, right, top, lane = 460, WIDTH - 40, 92, 24
     bottom = top + lane * len(found)
     shares = [results[attack]["accuracy"] for _, results, _ in found for attack in ATTACKS[1:]]
     ends = (math.floor(100 * min(shares)), math.ceil(100 * max(shares)))
