@@ -1,6 +1,7 @@
 """Other forms of ANCHOR, and rivals, under two attacks on the images of the search: what forms/ and losses/ hold."""
 
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def table() -> str:
 def figure() -> str:
     """What each form holds under the two attacks; what lies between them is what the cross-entropy does not see."""
     found = measured()
-    left, right, top, lane = 460, WIDTH - 40, 92, 24
+    left, right, top, lane = 460, WIDTH - 40, 92, 26
     bottom = top + lane * len(found)
     shares = [results[attack]["accuracy"] for _, results, _ in found for attack in ATTACKS[1:]]
     ends = (math.floor(100 * min(shares)), math.ceil(100 * max(shares)))
@@ -84,7 +85,9 @@ def figure() -> str:
     for row, (name, results, _) in enumerate(found):
         y, (pgd, cw) = top + lane * row, (results[attack]["accuracy"] for attack in ATTACKS[1:])
         words = " ".join(tried(name)).removeprefix("cifar10-resnet8-").strip()
-        drawn += [text(16, y + 4, words), line(x(cw), y, x(pgd), y, "range")]
+        shown = textwrap.wrap(words, 58)
+        drawn += [text(16, y + 4 + 14 * (at - (len(shown) - 1) / 2), part) for at, part in enumerate(shown)]
+        drawn.append(line(x(cw), y, x(pgd), y, "range"))
         drawn += [
             tag("circle", kind=f"{kind} dot", cx=x(at), cy=y, r=4) for kind, at in (("black", cw), ("orange", pgd))
         ]
