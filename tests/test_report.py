@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from anchor_robust.attacks.pgd import LEAST_LIKELY
 from anchor_robust.report.card import card
 from anchor_robust.report.conventions import conventions
 from anchor_robust.report.measured import show
@@ -50,7 +51,7 @@ def test_conventions_leave_nothing_out() -> None:
     pgd = {"norm": "linf", "eps": 0.031, "steps": 20, "step_size": 0.003, "restarts": 2, "start": "uniform"}
     told = conventions({**pgd, "loss": "ce", "dtype": "float32"})
     assert told == "linf eps 0.031, 20 x 0.003, uniform start, 2 restarts, ce, float32"
-    for target, words in ((-1, "target least likely"), (2, "target 2")):
+    for target, words in ((LEAST_LIKELY, "target least likely"), (2, "target 2")):
         aimed = conventions({**pgd, "loss": "ce", "target": target, "dtype": "float32"})
         assert aimed.endswith(f", ce, {words}, float32")
     clean = dict.fromkeys(pgd) | {"loss": None, "dtype": "float32"}

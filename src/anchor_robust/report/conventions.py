@@ -10,7 +10,7 @@ STATED = {
     *("attack", "label", "norm", "eps", "steps", "step_size", "restarts", "start", "loss", "dtype", "engine", "search"),
     *("images", "accuracy", "interval", "seconds", "per_class", "stages", "stage", "fell", "target"),
 }
-LEAST_LIKELY = -1  # a target that is no rank from above
+LEAST_LIKELY = -1  # a target that is no rank from above, as attacks.pgd has it; a report is built without torch
 
 
 def conventions(result: Record) -> str:
