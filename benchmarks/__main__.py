@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 SUITE = {
     "startup": "startup.py --rounds 10",
     "data_pipeline-256": "data_pipeline.py --batch 256 --rounds 20",
+    "mapped_data-128": "mapped_data.py --images 8192 --batch 128 --rounds 20",
     "train_step-resnet18-128": "train_step.py --model resnet18 --batch 128 --steps 10",
     "train_step-resnet18-256": "train_step.py --model resnet18 --batch 256 --steps 3",
     "train_step-resnet18-512": "train_step.py --model resnet18 --batch 512 --steps 3",

@@ -214,6 +214,19 @@ def pipeline(records: list[Record]) -> str:
     return table(records, columns, f"{notes} {where(records)}.")
 
 
+@block("mapped_data")
+def mapped(records: list[Record]) -> str:
+    columns: Columns = {
+        "batch": lambda row: str(row["settings"]["batch"]),
+        "of images": lambda row: f"{row['settings']['side']} x {row['settings']['side']}",
+        **SPEEDS,
+    }
+    fetched = records[0]["read_ahead_kb"]
+    around = f" The system fetches {fetched:,} KiB around what is touched." if fetched else ""
+    notes = f"Images a second, from the disk to the device, of a file that is forgotten before each batch.{around}"
+    return table(records, columns, f"{notes} {where(records)}.")
+
+
 @block("evaluation")
 def evaluation(records: list[Record]) -> str:
     columns: Columns = {

@@ -31,6 +31,7 @@ TOY = {
     "train_step": ("train_step-resnet8-4", STEPPING),
     "attack": ("attack-resnet8-4", (*SMALL, "--rounds", "2")),
     "data_pipeline": ("data_pipeline-4", ("--batch", "4", "--images", "32", "--rounds", "2")),
+    "mapped_data": ("mapped_data-4", ("--batch", "4", "--images", "32", "--side", "8", "--rounds", "2")),
     "evaluation": ("evaluation-resnet8", ("--model", "resnet8", "--images", "4", "--batch", "3", "--rounds", "1")),
     "breakdown": ("breakdown-resnet8-4", STEPPING),
     "cost": ("cost-resnet8", (*STEPPING, "--few", "--axes", "attack_steps,views")),
@@ -78,7 +79,7 @@ def test_every_record_says_what_was_run_and_where(name: str, records: dict[str, 
     assert {"command", "versions", "device", "threads", "bf16", "cores", "load", "cuda"} <= record["environment"].keys()
 
 
-@pytest.mark.parametrize("name", ["train_step", "attack", "data_pipeline", "evaluation"])
+@pytest.mark.parametrize("name", ["train_step", "attack", "data_pipeline", "mapped_data", "evaluation"])
 def test_a_comparison_has_medians_spread_and_ratio(name: str, records: dict[str, Any]) -> None:
     record = records[name]
     rounds = record["settings"].get("rounds") or record["settings"]["steps"]

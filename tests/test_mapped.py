@@ -1,5 +1,6 @@
 """Images on the disk are the images that they would be in memory."""
 
+import mmap
 import os
 import threading
 from pathlib import Path
@@ -86,6 +87,26 @@ def test_what_is_asked_for_next_is_read_ahead(folder: Path, monkeypatch: pytest.
     assert len(readers) == len(batches), "every batch is read once"
     assert sum(name.startswith("reader") for name in readers) == len(batches) - 1
     assert len(images.expected) <= 2
+
+
+def test_a_batch_is_asked_of_the_disk_before_it_is_touched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Noting(mmap.mmap):
+        def madvise(self, *advice: int) -> None:
+            asked.append(advice)
+            super().madvise(*advice)
+
+    monkeypatch.setattr(mmap, "mmap", Noting)
+    images, rows = data.load(str(folder), "train"), torch.tensor([30, 3, 36])
+    asked.clear()
+    images.subset(rows).pixels(torch.tensor([1, 2]))
+    stored = (folder / "train" / "x.npy").read_bytes()
+    for (advice, start, length), row in zip(asked, (3, 36), strict=True):
+        image = coloured().images[row].permute(1, 2, 0).numpy().tobytes()
+        assert advice == mmap.MADV_WILLNEED
+        assert stored[start : start + length].endswith(image)
+        assert length < len(image) + mmap.PAGESIZE
 
 
 def test_images_may_be_more_than_memory(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Images of the user's own in more bytes than memory has: NumPy arrays that stay on the disk until they are read."""
 
+import mmap
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,6 +30,7 @@ class MappedSet(ImageSet):
     """
 
     rows: Tensor = field(kw_only=True)
+    announce: Callable[[Tensor], None] = field(kw_only=True)  # is told which rows of `images` are read next
     reader: ThreadPoolExecutor = field(init=False, default_factory=lambda: ThreadPoolExecutor(1, "reader"))
     # The batch that is asked for now, and the next one.
     expected: deque[tuple[Tensor, Future[Tensor]]] = field(init=False, default_factory=lambda: deque(maxlen=2))
@@ -54,6 +57,7 @@ class MappedSet(ImageSet):
     def read(self, indices: Tensor | slice) -> Tensor:
         """The images at `indices`, which may lie on any device, uint8 [b c h w] on the labels' device."""
         rows = self.rows[indices.cpu() if isinstance(indices, Tensor) else indices]
+        self.announce(rows)
         batch = self.images.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
         if self.labels.is_cuda:
             return batch.pin_memory().to(self.labels.device, non_blocking=True)
@@ -82,7 +86,28 @@ def folder(path: str | Path, split: str) -> MappedSet:
         name=str(path),
         split=split,
         rows=torch.arange(len(x)),
+        announce=announcer(x),
     )
+
+
+def announcer(x: np.ndarray) -> Callable[[Tensor], None]:
+    """Asks the system to fetch given rows of a mapped array from the disk, all of them at once and no others.
+
+    Where they are only touched they come one after the other, each with much of what lies around it.
+    """
+    file = x.base
+    if not (isinstance(x, np.memmap) and isinstance(file, mmap.mmap) and hasattr(file, "madvise")):
+        return lambda rows: None
+    first, size = x.offset % mmap.ALLOCATIONGRANULARITY, x[0].nbytes  # NumPy maps from a whole page on
+
+    def announce(rows: Tensor) -> None:
+        for row in rows.tolist():
+            start = first + row * size
+            page = start - start % mmap.PAGESIZE
+            with suppress(OSError):  # a system that will not be advised fetches what is touched
+                file.madvise(mmap.MADV_WILLNEED, page, start + size - page)
+
+    return announce
 
 
 def read_only(array: np.ndarray) -> Tensor:
