@@ -16,6 +16,7 @@ from rich.console import Console
 from anchor_robust import runs
 from anchor_robust.audit import audit
 from anchor_robust.display import Display
+from anchor_robust.subject import Named
 
 torch.set_num_threads(1)
 
@@ -47,7 +48,7 @@ def evaluated_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in (runs.RECIPE, runs.ENVIRONMENT, runs.METRICS, runs.WEIGHTS):
         shutil.copy(Path(__file__).parents[1] / "results" / "digits-anchor" / name, run)
     quiet = Display(Console(quiet=True))
-    audit(str(run), ("clean", "pgd20"), limit=40, curves=("eps", "steps"), display=quiet)
+    audit(Named(str(run)), ("clean", "pgd20"), limit=40, curves=("eps", "steps"), display=quiet)
     return run
 
 

@@ -17,6 +17,7 @@ from anchor_robust.attack_pictures import attack_pictures, distinct
 from anchor_robust.attacks import APGD, APGDT, PGD
 from anchor_robust.cli import main
 from anchor_robust.errors import Refusal
+from anchor_robust.subject import Named
 
 DIGITS = Path(__file__).parents[1] / "results" / "digits-anchor"
 SHIPPED = "cifar10-resnet8-anchor"
@@ -44,7 +45,7 @@ def answer(source: str | Path, pixels: Tensor) -> int:
 
 
 def test_the_file_fools_the_model_that_reads_it_back(digits: list[Path], tmp_path: Path) -> None:
-    record = attack_pictures(digits, source=str(DIGITS), eps=0.3, out=tmp_path / "out")
+    record = attack_pictures(digits, Named(str(DIGITS)), eps=0.3, out=tmp_path / "out")
     verdicts = [picture["verdict"] for picture in record["pictures"]]
     assert verdicts.count("fooled") > 6, "an eps of 0.3 fools this model nearly always"
     for file, picture in zip(digits, record["pictures"], strict=True):
@@ -85,7 +86,7 @@ def test_shipped_weights_need_neither_network_nor_data(
 
 
 def test_l2_stays_in_its_ball(digits: list[Path], tmp_path: Path) -> None:
-    record = attack_pictures(digits[:4], source=str(DIGITS), norm="l2", eps=1.0, out=tmp_path)
+    record = attack_pictures(digits[:4], Named(str(DIGITS)), norm="l2", eps=1.0, out=tmp_path)
     for file, picture in zip(digits[:4], record["pictures"], strict=True):
         length = float((file_pixels(picture["adversarial"], 1) - file_pixels(file, 1)).double().norm())
         assert 200 < length <= 255 + 1e-6, "the ball is used, and not left"
@@ -100,14 +101,14 @@ def test_what_rounding_undoes_is_told(digits: list[Path], tmp_path: Path, monkey
             return x
 
     monkeypatch.setattr(room, "GreyLevels", Undoing)
-    (picture,) = attack_pictures(digits[:1], source=str(DIGITS), eps=0.5, out=tmp_path)["pictures"]
+    (picture,) = attack_pictures(digits[:1], Named(str(DIGITS)), eps=0.5, out=tmp_path)["pictures"]
     assert picture["verdict"] == "rounded"
     assert picture["levels"] == 0
     assert picture["after"] == picture["before"]
 
 
 def test_what_the_search_does_not_find_is_held(digits: list[Path], tmp_path: Path) -> None:
-    (picture,) = attack_pictures(digits[:1], source=str(DIGITS), eps=1 / 255, out=tmp_path)["pictures"]
+    (picture,) = attack_pictures(digits[:1], Named(str(DIGITS)), eps=1 / 255, out=tmp_path)["pictures"]
     assert picture["verdict"] == "held"
     assert picture["levels"] == 1
     assert answer(DIGITS, file_pixels(picture["adversarial"], 1)) == int(picture["label"])
@@ -150,8 +151,8 @@ def linear() -> torch.nn.Module:
 
 
 def test_a_foreign_model_is_attacked_once_its_data_set_is_named(digits: list[Path], tmp_path: Path) -> None:
-    foreign = {"source": None, "model": f"{__name__}:linear", "dataset": "digits", "normalize": "none"}
-    record = attack_pictures(digits[:1], eps=0.5, out=tmp_path, **foreign)
+    foreign = Named(None, f"{__name__}:linear", data="digits", normalize="none")
+    record = attack_pictures(digits[:1], foreign, eps=0.5, out=tmp_path)
     (picture,) = record["pictures"]
     assert picture["verdict"] == "fooled"
     with torch.no_grad():
@@ -164,7 +165,7 @@ def test_no_picture_that_was_given_is_written_over(digits: list[Path], tmp_path:
     for file, digit in zip(files, digits, strict=False):
         file.write_bytes(digit.read_bytes())
     with pytest.raises(Refusal, match=r"one-attacked\.png would be written over"):
-        attack_pictures(files, source=str(DIGITS), out=tmp_path)
+        attack_pictures(files, Named(str(DIGITS)), out=tmp_path)
     assert files[1].read_bytes() == digits[1].read_bytes()
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -183,11 +184,11 @@ def test_classes_of_one_name_are_not_taken_for_each_other(
     names = ["crane" if place in (seen, (seen + 5) % 10) else str(place) for place in range(10)]
     found = room.under_attack
     monkeypatch.setattr(room, "under_attack", lambda *given: dataclasses.replace(found(*given), classes=names))
-    (picture,) = attack_pictures(digits[:1], source=str(DIGITS), eps=0.5, out=tmp_path)["pictures"]
+    (picture,) = attack_pictures(digits[:1], Named(str(DIGITS)), eps=0.5, out=tmp_path)["pictures"]
     assert (picture["label"], picture["verdict"]) == ("crane", "fooled")
     assert answer(DIGITS, file_pixels(picture["adversarial"], 1)) != seen
     with pytest.raises(Refusal, match="2 classes have that name"):
-        attack_pictures(digits[:1], source=str(DIGITS), eps=0.5, out=tmp_path, label="crane")
+        attack_pictures(digits[:1], Named(str(DIGITS)), eps=0.5, out=tmp_path, label="crane")
 
 
 WRONG = {

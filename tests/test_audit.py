@@ -32,7 +32,7 @@ CONTEXTUAL = ("transfer", "embedding-centroid", "embedding-contrast")
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return audit.audit(
-        DIGITS,
+        Named(DIGITS),
         ["clean", "pgd20", *CONTEXTUAL],
         limit=LIMIT,
         corruptions=True,
@@ -66,9 +66,8 @@ def test_a_run_is_measured_on_arrays_with_all_that_needs_more(tmp_path: Path) ->
     """The sibling is tried on the same file, and references come from what the model was trained on."""
     arrays(tmp_path / "mine.npz")
     record = audit.audit(
-        DIGITS,
+        Named(DIGITS, data=str(tmp_path / "mine.npz")),
         ["clean", "transfer", "embedding-centroid"],
-        dataset=str(tmp_path / "mine.npz"),
         transfer_from=SIBLING,
         out=tmp_path / "record.json",
         display=Display(),
@@ -83,7 +82,7 @@ def test_adversarials_of_another_model_are_another_result(tmp_path: Path) -> Non
     for file in run.glob("evaluation*"):
         file.unlink()
     for sibling in (SIBLING, DIGITS, SIBLING):
-        audit.audit(str(run), ["clean", "transfer"], limit=30, transfer_from=sibling, display=Display())
+        audit.audit(Named(str(run)), ["clean", "transfer"], limit=30, transfer_from=sibling, display=Display())
     first, second = (
         runs.read_json(path) for path in sorted(run.glob("evaluation*.json"), key=lambda path: len(path.name))
     )
@@ -110,11 +109,11 @@ def test_an_evaluation_that_ended_meanwhile_is_not_written_over(
 
     def slowly(*given: Any, **words: Any) -> Any:
         monkeypatch.setattr(audit, "measure", measure)
-        audit.audit(str(run), ["clean", "pgd20"], limit=20, display=Display())
+        audit.audit(Named(str(run)), ["clean", "pgd20"], limit=20, display=Display())
         return measure(*given, **words)
 
     monkeypatch.setattr(audit, "measure", slowly)
-    audit.audit(str(run), ["clean", "fgsm"], limit=20, display=Display())
+    audit.audit(Named(str(run)), ["clean", "fgsm"], limit=20, display=Display())
     attacks = {
         path.name.split("-digits-")[0]: [result["attack"] for result in runs.read_json(path)["results"]]
         for path in run.glob("evaluation*.json")
@@ -140,7 +139,7 @@ def test_another_sibling_does_not_go_on_where_the_first_was_stopped(
     for sibling in (SIBLING, DIGITS, SIBLING):
         with pytest.raises(KeyboardInterrupt):
             audit.audit(
-                DIGITS, ["transfer"], limit=5, transfer_from=sibling, out=tmp_path / "r.json", display=Display()
+                Named(DIGITS), ["transfer"], limit=5, transfer_from=sibling, out=tmp_path / "r.json", display=Display()
             )
     assert len(files) == 2
 
@@ -165,10 +164,9 @@ def test_nothing_but_an_evaluation_is_written_over(taken: str, tmp_path: Path) -
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(Refusal, match="would be written over; give another name"):
         audit.audit(
-            str(run),
+            Named(str(run), data=str(tmp_path / "mine.npz") if taken == "data" else None),
             ["clean"],
             limit=5,
-            dataset=str(tmp_path / "mine.npz") if taken == "data" else None,
             out=out[taken],
             display=Display(),
         )
@@ -184,7 +182,7 @@ def test_a_limit_that_leaves_classes_out_is_told(
     np.savez(tmp_path / "sorted.npz", x=ordered.images.permute(0, 2, 3, 1).numpy(), y=ordered.labels.numpy())
     lacking = 10 - len(ordered.labels[:limit].unique())
     mine = str(tmp_path / "sorted.npz")
-    audit.audit(DIGITS, ["clean"], limit=limit, dataset=mine, out=tmp_path / "r.json", display=Display())
+    audit.audit(Named(DIGITS, data=mine), ["clean"], limit=limit, out=tmp_path / "r.json", display=Display())
     told = f"lack {lacking} of the classes" in capsys.readouterr().err
     assert told == (lacking > 0)
 
@@ -194,18 +192,18 @@ def test_a_card_whose_record_is_gone_is_written_over_if_it_is_ours(ours: bool, t
     run = Path(shutil.copytree(DIGITS, tmp_path / "run"))
     (run / runs.EVALUATION).unlink()
     if ours:
-        audit.audit(str(run), ["clean"], limit=5, display=Display())
+        audit.audit(Named(str(run)), ["clean"], limit=5, display=Display())
         assert (run / runs.EVALUATION).exists()
         return
     (run / runs.CARD).write_text("mine")
     with pytest.raises(Refusal, match="would be written over"):
-        audit.audit(str(run), ["clean"], limit=5, display=Display())
+        audit.audit(Named(str(run)), ["clean"], limit=5, display=Display())
     assert (run / runs.CARD).read_text() == "mine"
 
 
 def test_a_record_of_ones_own_name_may_be_measured_again(tmp_path: Path) -> None:
     for _ in range(2):
-        audit.audit(DIGITS, ["clean"], limit=5, out=tmp_path / "again.json", display=Display())
+        audit.audit(Named(DIGITS), ["clean"], limit=5, out=tmp_path / "again.json", display=Display())
 
 
 def test_references_hold_every_class_of_a_set_in_order() -> None:
@@ -220,7 +218,7 @@ def test_references_hold_every_class_of_a_set_in_order() -> None:
 def test_images_of_other_channels_than_the_models_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "rgb.npz", x=np.zeros((20, 8, 8, 3), np.uint8), y=np.arange(20) % 10)
     with pytest.raises(Refusal, match=r"rgb has images of 3 channels, and .* was trained on 1"):
-        audit.audit(DIGITS, dataset=str(tmp_path / "rgb.npz"), out=tmp_path / "r.json", display=Display())
+        audit.audit(Named(DIGITS, data=str(tmp_path / "rgb.npz")), out=tmp_path / "r.json", display=Display())
 
 
 def test_the_sibling_serves_the_checks(record: dict[str, Any]) -> None:
@@ -262,17 +260,17 @@ def test_the_card_has_a_row_per_corruption(record: dict[str, Any]) -> None:
 )
 def test_what_is_missing_is_asked_for(attacks: list[str], more: dict[str, Any], told: str) -> None:
     with pytest.raises(Refusal, match=told):
-        audit.audit(DIGITS, attacks, limit=5, display=Display(), **more)
+        audit.audit(Named(DIGITS), attacks, limit=5, display=Display(), **more)
 
 
 def test_a_file_that_does_not_say_all_is_no_source_of_transfers(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(2)}, tmp_path / "small.pt")
     with pytest.raises(Refusal, match=r"--transfer-from .*small.pt given; allowed: a run or weights of anchor train"):
-        audit.audit(DIGITS, ["transfer"], limit=5, transfer_from=str(tmp_path / "small.pt"), display=Display())
+        audit.audit(Named(DIGITS), ["transfer"], limit=5, transfer_from=str(tmp_path / "small.pt"), display=Display())
 
 
 def test_it_says_where_nothing_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    audit.audit(f"{DIGITS}/{runs.WEIGHTS}", ["clean"], limit=2, display=Display())
+    audit.audit(Named(f"{DIGITS}/{runs.WEIGHTS}"), ["clean"], limit=2, display=Display())
     assert "nothing is kept; --out FILE.json keeps the record" in capsys.readouterr().err
 
 
@@ -282,7 +280,7 @@ def test_a_stop_within_the_corruptions_says_how_to_go_on(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(audit, "corrupted", stopped)
     with pytest.raises(KeyboardInterrupt, match="the same command goes on from"):
-        audit.audit(DIGITS, ["clean"], limit=2, corruptions=True, out=tmp_path / "r.json", display=Display())
+        audit.audit(Named(DIGITS), ["clean"], limit=2, corruptions=True, out=tmp_path / "r.json", display=Display())
 
 
 def test_embedding_attacks_need_an_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,9 +288,9 @@ def test_embedding_attacks_need_an_embedding(tmp_path: Path, monkeypatch: pytest
         "import torch\n\ndef make():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    named = {"model": "plain_model:make", "dataset": "digits", "normalize": "none"}
+    named = Named(None, "plain_model:make", data="digits", normalize="none")
     with pytest.raises(Refusal, match="needs the embedding of a model that anchor train has written"):
-        audit.audit(None, ["embedding-centroid"], limit=5, display=Display(), **named)
+        audit.audit(named, ["embedding-centroid"], limit=5, display=Display())
 
 
 def test_every_word_reaches_the_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +304,7 @@ def test_every_word_reaches_the_measurement(tmp_path: Path, monkeypatch: pytest.
     asked: dict[str, Any] = {"batch_size": 7, "seed": 3, "engine": "reference", "search": "bf16", "curves": ("eps",)}
     where = {"limit": 5, "out": tmp_path / "r.json", "display": Display()}
     with pytest.raises(KeyboardInterrupt):
-        audit.audit(DIGITS, ["autoattack"], norm="l2", eps=0.5, **asked, **where)
+        audit.audit(Named(DIGITS), ["autoattack"], norm="l2", eps=0.5, **asked, **where)
     assert asked.items() <= seen.items()
     assert seen["ball"] == Ball("l2", 0.5)
     told = seen["ledger"].identity

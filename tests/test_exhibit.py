@@ -17,6 +17,7 @@ from anchor_robust.evaluation.curves import SHARES
 from anchor_robust.exhibit import GALLERY, SIDE, THUMBNAIL, small
 from anchor_robust.models import Classifier, LogitsOnly, backbone
 from anchor_robust.report.record import arrays
+from anchor_robust.subject import Named
 from anchor_robust.threat import Ball
 
 EPS = 8 / 255
@@ -202,10 +203,10 @@ def test_an_evaluation_keeps_pictures_that_the_model_answers_as_they_say(evaluat
 
 def test_without_an_attack_or_a_place_nothing_is_kept(evaluated_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "numbers.json"
-    record = audit.audit(str(evaluated_run), ["clean"], limit=8, out=out, display=Display())
+    record = audit.audit(Named(str(evaluated_run)), ["clean"], limit=8, out=out, display=Display())
     assert "pictures" not in record
     assert sorted(path.name for path in tmp_path.iterdir()) == ["numbers.json", "numbers.md", "numbers.npz"]
-    record = audit.audit(str(evaluated_run), ["fgsm"], limit=8, out=out, display=Display())
+    record = audit.audit(Named(str(evaluated_run)), ["fgsm"], limit=8, out=out, display=Display())
     assert record["pictures"]["file"] == "numbers-pictures.npz"
     assert (tmp_path / "numbers-pictures.npz").is_file()
 

@@ -26,7 +26,7 @@ from anchor_robust.models import LogitsOnly
 from anchor_robust.optimise import learning_rate, sgd
 from anchor_robust.recipe import settle
 from anchor_robust.report.compare import comparison
-from anchor_robust.subject import digest
+from anchor_robust.subject import Named, digest
 from anchor_robust.train import Training
 
 SMALL = (
@@ -102,7 +102,7 @@ def test_the_new_run_is_like_any_other(adversarial: bool, name: str, encoder: Pa
     assert header["second_stage"] == runs.read_json(run / runs.ENVIRONMENT)["second_stage"] == done
     assert header["projection_width"] == 0
     assert model.classifier.projection is None
-    record = audit.audit(str(run), limit=50, display=Display())
+    record = audit.audit(Named(str(run)), limit=50, display=Display())
     assert record["model"]["recipe"] == f"{theirs.name}-{name}-head"
     assert runs.read_json(run / runs.EVALUATION) == record
 
@@ -126,7 +126,7 @@ def test_heads_on_encoders_of_two_kinds_are_two_methods(
     head, _ = second_stage.start(other, tmp_path / "head", None, Display(), epochs=3, lr=1.0)
     first = Path(shutil.copytree(heads[False][0], tmp_path / "first"))
     for run in (first, head):
-        audit.audit(str(run), ["clean"], limit=50, display=Display())
+        audit.audit(Named(str(run)), ["clean"], limit=50, display=Display())
     methods = comparison([first, head])["methods"]
     assert [each["seeds"] for each in methods] == [[0], [1]]
     assert methods[1]["differs"]["encoder.optimise.awp"] == 0.01

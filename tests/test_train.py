@@ -30,6 +30,7 @@ from anchor_robust.errors import Refusal
 from anchor_robust.evaluation import evaluating
 from anchor_robust.optimise import learning_rate
 from anchor_robust.recipe import Recipe, settle
+from anchor_robust.subject import Named
 
 EPOCHS, STEPS_PER_EPOCH = 3, 9
 OWN = f"{__name__}.WithDropout"
@@ -716,7 +717,7 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_evaluated_run_holds_record_and_outcomes(whole: Path) -> None:
-    record = audit.audit(str(whole), limit=100, display=Display())
+    record = audit.audit(Named(str(whole)), limit=100, display=Display())
     assert json.loads((whole / runs.EVALUATION).read_text()) == record
     assert record["data"]["images"] == 100
     assert [result["label"] for result in record["results"]] == ["clean", "PGD-20"]
@@ -728,7 +729,7 @@ def test_an_evaluated_run_holds_record_and_outcomes(whole: Path) -> None:
         {"norm": "l2", "eps": 1.0},
     )
     for settings in lesser:
-        audit.audit(str(whole), **{"limit": 100, **settings}, display=Display())  # type: ignore[arg-type]
+        audit.audit(Named(str(whole)), **{"limit": 100, **settings}, display=Display())  # type: ignore[arg-type]
         assert runs.read_json(whole / runs.EVALUATION) == record
-    more = audit.audit(str(whole), ("clean", "pgd20", "pgd20-2-255"), limit=110, display=Display())
+    more = audit.audit(Named(str(whole)), ("clean", "pgd20", "pgd20-2-255"), limit=110, display=Display())
     assert runs.read_json(whole / runs.EVALUATION) == more

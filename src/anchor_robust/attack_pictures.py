@@ -31,29 +31,24 @@ Answer = list[tuple[str, float]]  # the likeliest classes with their probabiliti
 
 def attack_pictures(
     files: Sequence[Path],
+    model: Named,
     *,
-    source: str | None,
     attack: str = "pgd20",
     label: str | None = None,
     norm: Norm | None = None,
     eps: float | None = None,
     seed: int = 0,
     out: Path,
-    model: str | None = None,
-    model_args: str | None = None,
-    dataset: str | None = None,
-    normalize: str | None = None,
-    data_dir: str | None = None,
 ) -> dict[str, Any]:
     """Attack the pictures in `files` one by one, and write two files for each into `out`.
 
-    `source`, `model` and so on name the model (see `subject`), `attack` a protocol. The attack leads away from the
-    class `label`, or from the model's own answer to each picture. Returns what was done and what became of each:
-    its verdict is `fooled`, `held`, `rounded` (fooled in floating point alone) or `wrong` (before any attack).
+    `attack` names a protocol. The attack leads away from the class `label`, or from the model's own answer to each
+    picture. Returns what was done and what became of each: its verdict is `fooled`, `held`, `rounded` (fooled in
+    floating point alone) or `wrong` (before any attack).
     """
     named("attack", attack, PROTOCOLS)
     device = environment.accelerator()
-    target = under_attack(Named(source, model, model_args, dataset, normalize, data_dir), device)
+    target = under_attack(model, device)
     ball = ball_asked(target.ball, norm, eps)
     if LEVELS * ball.eps < 1 - 1e-9:
         raise Refusal(f"eps {ball.eps:g} given; allowed: 1/255 = 0.0039 or more, as no file of 8 bits holds less")
@@ -77,7 +72,7 @@ def attack_pictures(
         ]
     stages = [{"stage": stage.name} for stage in planned.stages] if len(planned.stages) > 1 else None
     return {
-        "model": source or model,
+        "model": str(model),
         "note": target.note,
         "attack": {"attack": attack, **planned.conventions(), "norm": ball.norm, "eps": ball.eps, "stages": stages},
         "label": label,

@@ -23,7 +23,7 @@ REFERENCES = 1000  # training images that attacks on the embedding measure thems
 
 
 def audit(
-    source: str | None,
+    named: Named,
     attacks: Sequence[str] = ("clean", "pgd20"),
     *,
     norm: Norm | None = None,
@@ -37,14 +37,9 @@ def audit(
     corruptions: bool = False,
     transfer_from: str | None = None,
     out: Path | None = None,
-    model: str | None = None,
-    model_args: str | None = None,
-    dataset: str | None = None,
-    normalize: str | None = None,
-    data_dir: str | None = None,
     display: Display,
 ) -> dict[str, Any]:
-    """Evaluate the model that `source`, `model` and their like name (see `subject`); returns the record written.
+    """Evaluate the model that the user's words name; returns the record, which is written as well.
 
     `transfer_from` names a second run of the same classes, whose adversarials are tried on the model.
     """
@@ -59,7 +54,7 @@ def audit(
         raise Refusal(f"--out {out} given; name a file that ends in .json")
     device = environment.accelerator()
     with processes.refusing_together():
-        subject = under_test(Named(source, model, model_args, dataset, normalize, data_dir), device)
+        subject = under_test(named, device)
     if subject.note:
         display.line(subject.note)
     ball = ball_asked(subject.ball, norm, eps)
@@ -71,20 +66,20 @@ def audit(
         display.warning(
             f"the first {len(images)} images lack {absent} of the classes; shuffle the arrays or raise --limit"
         )
-    known = Named(transfer_from, data=dataset or images.name, data_dir=data_dir)
+    known = Named(transfer_from, data=named.data or images.name, data_dir=named.data_dir)
     if transfer_from and not says_all(known):
         raise Refusal(
             f"--transfer-from {transfer_from} given; allowed: a run or weights of anchor train, or a Hugging Face "
             "folder; from Python any model: attacks=(Transfer(model, attack),)"
         )
     sibling = under_test(known, device) if transfer_from else None
-    planned = [in_context(attack, subject, sibling, ball, data_dir) for attack in attacks]
+    planned = [in_context(attack, subject, sibling, ball, named.data_dir) for attack in attacks]
     asked = Asked(
         *(images, attacks, curves, ball, engine, search, corruptions),
         origin=origin(sibling) if sibling else "",
         weights=subject.about.get("sha256", ""),
     )
-    target = destination(subject.run, out, asked, (source, dataset), display.line)
+    target = destination(subject.run, out, asked, (named.source, named.data), display.line)
     if target is None:
         display.warning(
             "nothing is kept; --out FILE.json keeps the record, and a stopped evaluation goes on from there"

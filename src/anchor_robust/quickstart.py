@@ -9,6 +9,7 @@ from .recipe import settle
 from .report.measured import compare
 from .report.page import write
 from .report.sheet import output, show
+from .subject import Named
 from .train import start
 
 METHODS = ("standard", "pgd-at", "anchor")
@@ -21,7 +22,7 @@ def run(out: Path, display: Display) -> None:
     try:
         for method in METHODS:
             directory = start(settle(f"digits-{method}"), out / method, None, display)
-            records[method] = audit(str(directory), ("clean", "pgd20"), display=display)
+            records[method] = audit(Named(str(directory)), ("clean", "pgd20"), display=display)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; delete {out}, or give another --out, and start again") from None
     attack = records["anchor"]["results"][-1]

@@ -9,6 +9,7 @@ from ..errors import Refusal
 
 if TYPE_CHECKING:
     from ..display import Display
+    from ..subject import Named
 
 DONE, REFUTED = 0, 1
 
@@ -108,7 +109,7 @@ def evaluated(asked: argparse.Namespace) -> int:
     from ..train import heard
 
     record = audit(
-        asked.source,
+        named(asked),
         attacks,
         norm=asked.norm,
         eps=radius(asked),
@@ -121,11 +122,6 @@ def evaluated(asked: argparse.Namespace) -> int:
         corruptions=asked.corruptions,
         transfer_from=asked.transfer_from,
         out=asked.out,
-        model=asked.model,
-        model_args=asked.model_args,
-        dataset=asked.data,
-        normalize=asked.normalize,
-        data_dir=asked.data_dir,
         display=heard(progress(asked)),
     )
     if not processes.first():
@@ -145,20 +141,21 @@ def attack(asked: argparse.Namespace) -> None:
 
     record = attack_pictures(
         asked.pictures,
-        source=asked.source,
+        named(asked),
         attack=asked.attack,
         label=asked.label,
         norm=asked.norm,
         eps=radius(asked),
         seed=asked.seed,
         out=asked.out,
-        model=asked.model,
-        model_args=asked.model_args,
-        dataset=asked.data,
-        normalize=asked.normalize,
-        data_dir=asked.data_dir,
     )
     show(record)
+
+
+def named(asked: argparse.Namespace) -> "Named":
+    from ..subject import Named
+
+    return Named(asked.source, asked.model, asked.model_args, asked.data, asked.normalize, asked.data_dir)
 
 
 def radius(asked: argparse.Namespace) -> float | None:
