@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from anchor_robust import runs
+from grid import grid
 
 FOLDER = Path(__file__).resolve().parent / "autoattack-agreement"
 AGAIN = "again"  # in the place of ours: theirs with another seed
@@ -13,9 +14,7 @@ def table() -> str:
     """A row for each file: one model, one ball, the same images."""
     headings = ("model", "ball", "classes", "images", "theirs holds", "second", "second holds", "agree", "faster")
     records = [runs.read_json(path) | {"file": path.stem} for path in sorted(FOLDER.glob("*.json"))]
-    lines = [f"| {' | '.join(headings)} |", "|---|---" + "|---:" * 3 + "|---" + "|---:" * 3 + "|"]
-    lines += [f"| {' | '.join(row(record))} |" for record in records]
-    return "\n".join(lines)
+    return grid(headings, [row(record) for record in records], words=2)
 
 
 def row(record: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from anchor_robust import runs
 from anchor_robust.report.conventions import measured
 from anchor_robust.report.sheet import spread
+from grid import grid
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "benchmarks"
@@ -46,9 +47,7 @@ def block(benchmark: str, otherwise: str = "run `make bench`") -> Callable[[Call
 
 
 def table(rows: Iterable[Record], columns: Columns, notes: str) -> str:
-    lines = [f"| {' | '.join(columns)} |", "|---" + "|---:" * (len(columns) - 1) + "|"]
-    lines += [f"| {' | '.join(column(row) for column in columns.values())} |" for row in rows]
-    return "\n".join([*lines, "", notes])
+    return grid(list(columns), [[column(row) for column in columns.values()] for row in rows], notes)
 
 
 def where(records: Iterable[Record]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from anchor_robust import runs
 from anchor_robust.report.dotted import flat, shortened, spelled
 from anchor_robust.report.ranking import numbers
+from grid import grid
 
 FOLDER = Path(__file__).resolve().parent / "search"
 WHICH = ("robust", "clean")
@@ -56,13 +57,13 @@ def words(of: Try, shared: dict[str, Any]) -> str:
 
 
 def told(tries: Sequence[Try], shared: dict[str, Any], length: str) -> list[str]:
-    lines = ["| recipe | settings | robust | clean |", "|---|---|---:|---:|"]
+    rows = []
     for record, each in tries:
         _, robust, interval, clean, _ = numbers(each, WHICH)
-        lines.append(f"| {record['recipe']} | {words((record, each), shared)} | {robust} {interval} | {clean} |")
+        rows.append([record["recipe"], words((record, each), shared), f"{robust} {interval}", clean])
     counted = Counter(record["recipe"].removeprefix("cifar10-resnet8-") for record, _ in tries)
     return [
-        "\n".join(lines),
+        grid(["recipe", "settings", "robust", "clean"], rows, words=2),
         f"Accuracy in % on {IMAGES:,} held-out training images, under PGD-10 and clean, {length}, seed 0. Tries: "
         f"{', '.join(f'{method} {number}' for method, number in counted.items())}.",
     ]

@@ -22,6 +22,7 @@ from anchor_robust.report.conventions import conventions
 from anchor_robust.report.dotted import flat
 from anchor_robust.report.paired import mcnemar, stated
 from anchor_robust.report.record import read
+from grid import grid
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -86,16 +87,16 @@ def summary(where: Path, methods: Iterable[str] = ALL) -> str:
     """One Markdown table: a row per method, and what the numbers depend on."""
     attacks = measured_in(where)
     headings = ("training", *attacks, "seeds", "passes")
-    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
-    for method, folders in found(where, methods).items():
-        cells = [
+    rows = [
+        [
             ALL[method],
             *(in_some(results_of(folders, *where_held), len(folders)) for where_held in attacks.values()),
             str(len(folders)),
             f"{settle(str(folders[0] / runs.RECIPE)).passes():g}",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", note(where)])
+        for method, folders in found(where, methods).items()
+    ]
+    return grid(headings, rows, note(where))
 
 
 def measured_in(where: Path) -> dict[str, tuple[str, str]]:
@@ -150,16 +151,16 @@ def paired(where: Path) -> str:
     columns = {label: (label,) for label in measured_in(where)}
     if set(BOTH) <= columns.keys():
         columns |= {" and ".join(BOTH): BOTH}
-    lines = [f"| ANCHOR against | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    rows = []
     for method, folders in found(where).items():
         pairs = [(ours[seed(folder)], folder) for folder in folders if seed(folder) in ours]
         if method != "anchor" and pairs:
-            lines.append(f"| {ALL[method]} | {' | '.join(alone(labels, pairs) for labels in columns.values())} |")
+            rows.append([ALL[method], *(alone(labels, pairs) for labels in columns.values())])
     told = (
         "Images held by ANCHOR alone : by the other alone, and McNemar's exact test on them, which takes seeds for "
         "independent; the comparison tells p by seed."
     )
-    return "\n".join([*lines, "", told])
+    return grid(["ANCHOR against", *columns], rows, told)
 
 
 def alone(labels: Sequence[str], pairs: Sequence[tuple[Path, Path]]) -> str:
@@ -187,28 +188,28 @@ def outcome(outcomes: Any, name: str) -> np.ndarray:
 
 def digits() -> str:
     """The three runs of anchor quickstart, as the tour shows them."""
-    lines = ["| training | clean | under PGD-20 |", "|---|---|---|"]
+    rows = []
     for method, told in {"standard": "standard", "pgd-at": "PGD-AT", "anchor": "ANCHOR"}.items():
         found = [results_of([HERE / f"digits-{method}"], runs.EVALUATION, attack) for attack in ("clean", "pgd20")]
-        lines.append(f"| {told} | {' | '.join(map(accuracy, found))} |")
-    return "\n".join([*lines, "", "Accuracy in % with its 95 % interval."])
+        rows.append([told, *map(accuracy, found)])
+    return grid(["training", "clean", "under PGD-20"], rows, "Accuracy in % with its 95 % interval.")
 
 
 def previews(where: Path) -> str:
     """AutoAttack's two gradient attacks on more images than the whole of it."""
-    lines = ["| training | clean | PGD-20 | AutoAttack (preview) |", "|---|---|---|---|"]
+    rows = []
     for method, folders in found(where).items():
         attacked = [results_of(folders, PREVIEW, attack) for attack in ("clean", "pgd20", "autoattack-preview")]
         if all(attacked):
-            lines.append(f"| {METHODS[method]} | {' | '.join(map(accuracy, attacked))} |")
+            rows.append([METHODS[method], *map(accuracy, attacked)])
     ours = results_of(seeds("anchor", where), PREVIEW, "autoattack-preview")[0]
     told = f"Accuracy in % on the first {ours['images']:,} test images; preview: {conventions(ours)}."
-    return "\n".join([*lines, "", told])
+    return grid(["training", "clean", "PGD-20", "AutoAttack (preview)"], rows, told)
 
 
 def tries() -> str:
     """What was tried on the validation split alone; no test image was looked at."""
-    lines = ["| tried | differs in | clean | robust | contrast at the end |", "|---|---|---|---|---|"]
+    rows = []
     folders = [path.parent for path in sorted((HERE / "tries").glob(f"*/{runs.RECIPE}"))]
     settings = {folder: flat(yaml.safe_load((folder / runs.RECIPE).read_text())) for folder in folders}
     keys = dict.fromkeys(key for each in settings.values() for key in each if key.startswith("objective."))
@@ -219,24 +220,22 @@ def tries() -> str:
         ]
         last = runs.read_metrics(folder)[-1]
         images = settings[folder]["validation.images"]
-        cells = [
-            folder.name,
-            ", ".join(told),
-            accuracy([{"accuracy": last["validation_clean"], "images": images}]),
-            accuracy([{"accuracy": last["validation_robust"], "images": images}]),
-            f"{last['contrast']:.2f}" if "contrast" in last else "",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append(
+            [
+                folder.name,
+                ", ".join(told),
+                accuracy([{"accuracy": last["validation_clean"], "images": images}]),
+                accuracy([{"accuracy": last["validation_robust"], "images": images}]),
+                f"{last['contrast']:.2f}" if "contrast" in last else "",
+            ]
+        )
     first = settings[folders[0]]
     attack = f"PGD-{first['validation.steps']} of {first['validation.step_size']:g}"
-    lines += [
-        "",
-        f"Accuracy in % on {first['validation.images']:,} held-out training images, robust under {attack} at eps",
-    ]
-    return (
-        "\n".join(lines)
-        + f" {first['threat.eps']:g}; {first['optimise.epochs']} epochs, seed {first['seed']}, last epoch."
+    note = (
+        f"Accuracy in % on {first['validation.images']:,} held-out training images, robust under {attack} at eps "
+        f"{first['threat.eps']:g}; {first['optimise.epochs']} epochs, seed {first['seed']}, last epoch."
     )
+    return grid(["tried", "differs in", "clean", "robust", "contrast at the end"], rows, note, words=2)
 
 
 def in_full(where: Path) -> str:
@@ -260,7 +259,8 @@ def documents() -> dict[Path, Sequence[str]]:
         HERE / "comparison.md": [in_full(HERE)],
         **{HERE / folder / "README.md": other(HERE / folder) for folder in OTHERS},
         search.FOLDER / "README.md": [search.table()],
-        forms.FOLDER / "README.md": [forms.table()],
+        HERE / "forms" / "README.md": [forms.table(forms.FORMS)],
+        HERE / "strengtheners" / "README.md": [forms.table(forms.STRENGTHENERS)],
         HERE / "tries" / "README.md": [tries()],
         agreement.FOLDER / "README.md": [agreement.table()],
     }
