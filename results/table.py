@@ -43,6 +43,7 @@ VARIANTS = {  # with settings that no search chose
     "anchor-margin4": "ANCHOR, contrast 0.5, clean 0.25 and margin 4",
     "anchor-hardest-quarter": "ANCHOR on the hardest quarter of the positives (collapsed)",
     "mart-beta5": "MART, beta 5",
+    "pgd-at-more-decay": "PGD-AT, weight decay 0.0005",
 }
 ALL = METHODS | VARIANTS
 AUTOATTACK = "autoattack.json"  # beside evaluation.json, on fewer images
