@@ -17,7 +17,7 @@ from anchor_robust import runs
 from anchor_robust.cli import main
 from anchor_robust.errors import Refusal
 from anchor_robust.intervals import wilson
-from anchor_robust.report.compare import comparison
+from anchor_robust.report.compare import comparison, most_robust
 from anchor_robust.report.compared import markdown, sheets
 from anchor_robust.report.conventions import bounds
 from anchor_robust.report.dotted import flat, short, spelled
@@ -322,6 +322,11 @@ def test_equal_epochs(tmp_path: Path) -> None:
     alike = comparison([paths[0], write_run(tmp_path / "c", "mart", log=two)])
     assert alike["equal_epochs"] == {"all": 2}
     assert "All were trained for 2 epochs: every accuracy above" in "\n".join(markdown(alike))
+
+
+def test_of_epochs_that_are_equally_robust_the_later_counts_as_in_training() -> None:
+    lines = [{"validation_robust": robust, "validation_clean": clean} for robust, clean in ((4, 5), (4, 6), (3, 7))]
+    assert most_robust(lines) == {"robust": 4, "clean": 6}
 
 
 def test_equal_passes_know_no_hardware(tmp_path: Path) -> None:

@@ -198,5 +198,6 @@ def validated(run: Run) -> list[Facts]:
 
 
 def most_robust(lines: Sequence[Facts]) -> Facts:
-    line = max(lines, key=lambda line: line["validation_robust"])
+    """Of equals the later, whose weights training keeps."""
+    line = max(reversed(lines), key=lambda line: line["validation_robust"])
     return {"robust": line["validation_robust"], "clean": line["validation_clean"]}
