@@ -24,6 +24,7 @@ from anchor_robust.display import Display
 from anchor_robust.errors import Refusal
 from anchor_robust.models import Classifier, Folded, backbone
 from anchor_robust.objectives import Step
+from anchor_robust.optimise import Optimise
 from anchor_robust.recipe import settle
 from anchor_robust.threat import Ball
 from anchor_robust.train.loop import save_state
@@ -404,6 +405,24 @@ def test_a_compiler_is_what_the_device_needs(
     monkeypatch.setattr(environment.shutil, "which", lambda name: name if name == found else None)
     monkeypatch.setattr(environment, "find_spec", lambda name: object() if triton else None)
     assert environment.has_compiler(torch.device(device)) == expected
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "expected"),
+    (
+        ("GenuineIntel", "avx512f avx512_bf16 amx_bf16", True),
+        ("GenuineIntel", "avx512f avx512_bf16", False),
+        ("AuthenticAMD", "avx512f avx512_bf16", True),
+        ("AuthenticAMD", "avx2", False),
+    ),
+)
+def test_bf16_is_taken_where_its_units_are_faster(
+    vendor: str, flags: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "cpuinfo", lambda: {"vendor_id": vendor, "flags": flags})
+    path = train.fast.bf16(Optimise(), torch.device("cpu"))
+    assert environment.has_bf16(torch.device("cpu")) == path.taken == expected
+    assert train.fast.bf16(Optimise(precision="bf16"), torch.device("cpu")).taken
 
 
 def obvious_pgd(model: torch.nn.Module, start: Tensor, x: Tensor, y: Tensor, attack: PGD) -> Tensor:

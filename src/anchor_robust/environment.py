@@ -87,7 +87,12 @@ def has_compiler(device: torch.device) -> bool:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether bf16 arithmetic runs on the device's own units rather than being emulated."""
+    """Whether the device has units that make bf16 faster than float32.
+
+    Matrix units do. Of vector units AMD's do, by more than two in a product of matrices, and Intel's do not: there float32
+    is nearly twice as fast (both measured, `limits` in results/benchmarks).
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(bf16_units())
+    vector = "avx512_bf16" in bf16_units() and cpuinfo().get("vendor_id") != "GenuineIntel"
+    return device.type == "cpu" and (vector or "amx_bf16" in bf16_units())

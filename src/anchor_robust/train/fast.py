@@ -38,7 +38,7 @@ class FastPath:
 def bf16(settings: Optimise, device: torch.device) -> FastPath:
     available = environment.has_bf16(device)
     taken = settings.precision == "bf16" or (settings.precision == "auto" and available)
-    units = "the device has units for it" if available else "the device has no units for it"
+    units = "the device has fast units for it" if available else "the device has no units that make it faster"
     why = units if settings.precision == "auto" else f"optimise.precision is {settings.precision}"
     return FastPath("bf16 mixed precision", taken, why, "float32")
 
