@@ -89,8 +89,8 @@ def has_compiler(device: torch.device) -> bool:
 def has_bf16(device: torch.device) -> bool:
     """Whether the device has units that make bf16 faster than float32.
 
-    Matrix units do. Of vector units AMD's do, by more than two in a product of matrices, and Intel's do not: there float32
-    is nearly twice as fast (both measured, `limits` in results/benchmarks).
+    Matrix units do. Of vector units AMD's do, by more than two in a product of matrices, and Intel's do not: there
+    float32 is nearly twice as fast (both measured, `limits` in results/benchmarks).
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
