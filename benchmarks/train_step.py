@@ -41,7 +41,10 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
     asked.add_argument("--workers", type=int, default=2, help="processes of the plain DataLoader (default: 2)")
     asked.add_argument("--compile", default="auto", choices=("auto", "never"), help="as optimise.compile of a recipe")
     asked.add_argument(
-        "--precision", default="auto", choices=("auto", "float32"), help="of ours; float32: as without bf16 units"
+        "--precision",
+        default="auto",
+        choices=("auto", "bf16", "float32"),
+        help="as optimise.precision of a recipe; float32: as without bf16 units",
     )
     asked.add_argument("--images", type=int, default=ours.IMAGES, help="random images (default: as CIFAR-10 has)")
     return asked

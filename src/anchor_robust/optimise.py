@@ -40,8 +40,8 @@ class Optimise:
             batch. The loss stays that of the whole batch, contrast included; BatchNorm sees the micro-batch. One more
             forward pass of each image.
         compile: torch.compile where a run is long enough to repay it and a compiler is found (auto), or never.
-        precision: bf16 mixed precision where the device has it (auto), always (bf16), or float32 (the whole step, but
-            that cuDNN's convolutions may round to TF32).
+        precision: bf16 mixed precision where the device is faster in it (auto), always (bf16), or float32 (the whole
+            step, but that cuDNN's convolutions may round to TF32).
     """
 
     epochs: int = 10

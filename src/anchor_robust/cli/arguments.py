@@ -93,7 +93,7 @@ def parser() -> Parser:
         "--search",
         choices=("float32", "bf16"),
         default="float32",
-        help="bf16: faster, and the accuracy an upper bound; the verdicts are in float32 either way",
+        help="bf16: faster on matrix units, and the accuracy an upper bound; the verdicts are in float32 either way",
     )
     sub.add_argument("--curve", default="", metavar="eps,steps", help="accuracy also against eps, steps, or both")
     sub.add_argument("--corruptions", action="store_true", help="accuracy under noise, blur, JPEG and the like as well")
