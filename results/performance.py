@@ -263,16 +263,18 @@ def loss(records: list[Record]) -> str:
     columns: Columns = {
         "embeddings": lambda row: f"{row['embeddings']:,}",
         "positives": lambda row: "all" if row["hard_fraction"] == 1 else f"hardest {100 * row['hard_fraction']:.0f} %",
+        "on": processor,
         "plain": lambda row: f"{row['plain_seconds']['median']:.3f} s" if "plain_seconds" in row else "",
         "ANCHOR": lambda row: f"{row['anchor_seconds']['median']:.3f} s",
         "plain, memory": lambda row: mebibytes(row.get("plain_peak_mib")),
         "ANCHOR, memory": lambda row: mebibytes(row.get("anchor_peak_mib")),
     }
-    sizes = [
-        size | {"hard_fraction": record["settings"]["hard_fraction"]} for record in records for size in record["sizes"]
+    shared = [
+        {"hard_fraction": record["settings"]["hard_fraction"], "environment": record["environment"]}
+        for record in records
     ]
-    device = records[0]["environment"]["device"]
-    return table(sizes, columns, f"Forward and backward, median; peak memory beyond the inputs. On {device}.")
+    sizes = [size | of for record, of in zip(records, shared, strict=True) for size in record["sizes"]]
+    return table(sizes, columns, f"Forward and backward, median; peak memory beyond the inputs. {where(records)}.")
 
 
 def mebibytes(value: float | None) -> str:
