@@ -46,11 +46,9 @@ FORMS = Series(  # and rivals
     "anchor-two-steps-batch128",
     "ANCHOR at `clean` 0.25",
     search.TWO_STEPS
+    | search.BATCHES
     | {
         "optimise.epochs": 7,
-        "optimise.batch_size": 128,
-        "optimise.lr": 0.8,
-        "optimise.ema": 0.9975,
         "objective.views": ["clean", "adversarial"],
         "objective.contrast": 0.5,
         "objective.clean": 0.25,

@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 import agreement
+import embedding
 import forms
 import performance
 import search
@@ -196,6 +197,22 @@ def digits() -> str:
     return grid(["training", "clean", "under PGD-20"], rows, "Accuracy in % with its 95 % interval.")
 
 
+def heads() -> str:
+    """ANCHOR with its own linear head and with fresh ones on its frozen encoder."""
+    folders = {
+        "trained with the encoder": HERE / BEST,
+        "fresh, on clean images": embedding.FOLDER / f"{BEST}-clean-head",
+        "fresh, on attacked images": embedding.FOLDER / f"{BEST}-adversarial-head",
+    }
+    labels = ("clean", *BOTH)
+    rows = [
+        [told, *(accuracy(results_of([folder], *HELD[label])) for label in labels)]
+        for told, folder in folders.items()
+        if folder.exists()
+    ]
+    return grid(["linear head", *labels], rows)
+
+
 def previews(where: Path) -> str:
     """AutoAttack's two gradient attacks on more images than the whole of it."""
     rows = []
@@ -260,9 +277,11 @@ def documents() -> dict[Path, Sequence[str]]:
         HERE / "comparison.md": [in_full(HERE)],
         **{HERE / folder / "README.md": other(HERE / folder) for folder in OTHERS},
         search.FOLDER / "README.md": [search.table()],
+        search.FEW / "README.md": [search.few()],
         HERE / "forms" / "README.md": [forms.table(forms.FORMS)],
         HERE / "strengtheners" / "README.md": [forms.table(forms.STRENGTHENERS)],
         HERE / "tries" / "README.md": [tries()],
+        embedding.FOLDER / "README.md": [*embedding.tables(METHODS), heads()],
         agreement.FOLDER / "README.md": [agreement.table()],
     }
 
