@@ -269,11 +269,11 @@ def loss(records: list[Record]) -> str:
         "plain, memory": lambda row: mebibytes(row.get("plain_peak_mib")),
         "ANCHOR, memory": lambda row: mebibytes(row.get("anchor_peak_mib")),
     }
-    shared = [
-        {"hard_fraction": record["settings"]["hard_fraction"], "environment": record["environment"]}
+    sizes = [
+        size | {"hard_fraction": record["settings"]["hard_fraction"], "environment": record["environment"]}
         for record in records
+        for size in record["sizes"]
     ]
-    sizes = [size | of for record, of in zip(records, shared, strict=True) for size in record["sizes"]]
     return table(sizes, columns, f"Forward and backward, median; peak memory beyond the inputs. {where(records)}.")
 
 

@@ -206,9 +206,7 @@ def heads() -> str:
     }
     labels = ("clean", *BOTH)
     rows = [
-        [told, *(accuracy(results_of([folder], *HELD[label])) for label in labels)]
-        for told, folder in folders.items()
-        if folder.exists()
+        [told, *(accuracy(results_of([folder], *HELD[label])) for label in labels)] for told, folder in folders.items()
     ]
     return grid(["linear head", *labels], rows)
 
