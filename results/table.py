@@ -22,6 +22,7 @@ from anchor_robust.report.compared import markdown
 from anchor_robust.report.conventions import conventions
 from anchor_robust.report.dotted import flat
 from anchor_robust.report.paired import mcnemar, stated
+from anchor_robust.report.pauses import without_pauses
 from anchor_robust.report.record import read
 from grid import grid
 
@@ -305,7 +306,8 @@ def insert(document: Path, tables: Sequence[str]) -> str:
 def measured(folder: Path) -> str:
     """The line of a recipe's header that promises numbers."""
     record, environment = runs.read_json(folder / runs.EVALUATION), runs.read_json(folder / runs.ENVIRONMENT)
-    seconds = runs.read_metrics(folder)[-1]["seconds"]
+    epochs, _ = without_pauses(runs.read_metrics(folder))
+    seconds = epochs[-1]["seconds"]
     time = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
     numbers = ", ".join(f"{result['label']} {accuracy([result])} %" for result in record["results"])
     eps = next(result["eps"] for result in record["results"] if result["norm"])

@@ -2,14 +2,18 @@
 
 import hashlib
 import io
+import itertools
 import json
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
@@ -22,6 +26,7 @@ from anchor_robust.report.compared import markdown, sheets
 from anchor_robust.report.conventions import bounds
 from anchor_robust.report.dotted import flat, short, spelled
 from anchor_robust.report.paired import mcnemar, paired_t
+from anchor_robust.report.pauses import without_pauses
 from anchor_robust.report.sheet import Sheet, spread
 
 IMAGES = 200
@@ -278,6 +283,44 @@ def test_cost_and_equal_wall_clock_by_hand(tmp_path: Path) -> None:
     assert "| 30.0 / 80.0 | 67 % | 50.0 / 100.0 |" in told
 
 
+def test_a_pause_is_no_cost(tmp_path: Path) -> None:
+    """The second of three epochs of 100 s took 600: a machine that slept must not make the other method look quick."""
+    paths = [
+        write_run(tmp_path / "slept", "pgd-at", log=((100.0, 0.2), (700.0, 0.3), (800.0, 0.4))),
+        write_run(tmp_path / "slow", "anchor", log=((200.0, 0.3), (400.0, 0.4), (600.0, 0.5))),
+    ]
+    facts = comparison(paths)
+    assert [each["seconds"] for each in facts["cost"]] == [300.0, 600.0]
+    assert [each["paused"] for each in facts["cost"]] == [{str(tmp_path / "slept"): 500.0}, {}]
+    assert facts["equal_seconds"]["budget"] == 300.0
+    assert "over 3 times the usual one: slept 500 s." in "\n".join(markdown(facts))
+    assert "Not counted" not in "\n".join(markdown(comparison([paths[1], write_run(tmp_path / "quick", "standard")])))
+
+
+@given(st.lists(st.floats(100, 199), min_size=1, max_size=8), st.integers(0, 7), st.floats(500, 1e5))
+def test_pauses_by_hand(took: list[float], at: int, pause: float) -> None:
+    """Epochs that differ by less than twice hold no pause; one of them and 500 s more, of three or more alike, does."""
+    lines = [{"epoch": epoch, "seconds": seconds} for epoch, seconds in enumerate(itertools.accumulate(took), 1)]
+    assert without_pauses(lines) == (lines, 0.0)
+    if len(took) > 2:
+        at %= len(took)
+        late = [line | {"seconds": line["seconds"] + (pause if i >= at else 0)} for i, line in enumerate(lines)]
+        usual = statistics.median(each + (pause if i == at else 0) for i, each in enumerate(took))
+        found, paused = without_pauses(late)
+        assert paused == pytest.approx(took[at] + pause - usual)
+        assert found[-1]["seconds"] == pytest.approx(lines[-1]["seconds"] + pause - paused)
+
+
+def test_a_validation_is_no_pause() -> None:
+    """Validated every third epoch, which then takes five times as long."""
+    took = [(100.0, False), (100.0, False), (500.0, True)] * 3
+    lines = [
+        {"seconds": sum(each for each, _ in took[: i + 1])} | ({"validation_robust": 0.3} if its else {})
+        for i, (_, its) in enumerate(took)
+    ]
+    assert without_pauses(lines) == (lines, 0.0)
+
+
 def test_other_hardware_has_no_equal_wall_clock(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / "a", "pgd-at"), write_run(tmp_path / "b", "anchor", device="another")]
     assert "hardware" in comparison(paths)["equal_seconds"]["why_not"]
@@ -392,8 +435,8 @@ def test_the_committed_results_compare() -> None:
 WRONG: dict[str, tuple[str, ...]] = {
     "{tmp}/good": ("only", "two runs or more"),
     "{tmp}/good {tmp}/good": ("one recipe with one seed",),
-    "{tmp}/good {tmp}/nowhere": ("nowhere", "no run directory"),
-    "{tmp}/good {tmp}/good/recipe.yaml": ("no run directory",),
+    "{tmp}/good {tmp}/nowhere": ("nowhere does not exist", "anchor train"),
+    "{tmp}/good {tmp}/good/recipe.yaml": ("recipe.yaml is a file",),
     "{tmp}/good {tmp}/unmeasured": ("evaluation.json", "anchor evaluate"),
     "{tmp}/good {tmp}/mixed": ("mixed", "do not tell of the same evaluation"),
     "{tmp}/good {tmp}/broken": ("outcomes.npz", "evaluate"),

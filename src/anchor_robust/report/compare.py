@@ -123,6 +123,7 @@ def cost(method: Method) -> Facts:
         "images_seen": round(mean(run.images_seen for run in runs)),
         "image_passes": round(mean(spent)) if len(spent) == len(runs) else None,
         "seconds": mean(run.metrics[-1]["seconds"] for run in runs),
+        "paused": {str(run.path): run.paused for run in runs if run.paused},
         "hardware": sorted({run.hardware for run in runs}),
     }
 

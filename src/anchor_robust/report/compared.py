@@ -1,11 +1,13 @@
 """The facts of a comparison as tables, for the terminal and for Markdown."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .conventions import bounds, conventions
 from .dotted import spelled
 from .methods import ASSUMED, CONVENTIONS
+from .pauses import TIMES
 from .sheet import Sheet, spread
 
 Facts = Mapping[str, Any]
@@ -89,6 +91,10 @@ def cost(facts: Facts) -> Sheet:
         f"Mean over seeds, on {'; '.join(hardware)}. Images seen: steps x batch size; passes: how often one of them "
         "went forward and backward through the network, attacks included."
     )
+    paused = {run: seconds for each in facts["cost"] for run, seconds in each["paused"].items()}
+    if paused:
+        told = ", ".join(f"{Path(run).name} {seconds:.0f} s" for run, seconds in paused.items())
+        note += f" Not counted is what an epoch took where it took over {TIMES} times the usual one: {told}."
     return Sheet("Cost of training", ["method", "images seen", "passes", "seconds"], rows, [note])
 
 

@@ -13,6 +13,7 @@ import yaml
 from .. import runs
 from ..errors import Refusal, one_line
 from .dotted import flat, shortened, spelled
+from .pauses import without_pauses
 from .record import arrays, outcomes_named
 
 CONVENTIONS = ("label", "norm", "eps", "steps", "step_size", "restarts", "start", "loss", "dtype", "images")
@@ -25,7 +26,8 @@ class Run:
 
     `settings` are the recipe's by dotted name without seed and name, and beside them what else decides the weights: the
     precision that was used, the images, and of a head how its encoder was trained. `passes` are forward and backward,
-    of an image in one step (runs of early versions do not say). `held` has for each attack which test images the model
+    of an image in one step (runs of early versions do not say). The seconds in `metrics` are without the `paused` ones
+    in which the training stood still. `held` has for each attack which test images the model
     held.
     """
 
@@ -36,6 +38,7 @@ class Run:
     record: dict[str, Any]
     held: dict[str, np.ndarray]
     metrics: list[dict[str, Any]]
+    paused: float
     hardware: str
     images_seen: int
     passes: float | None
@@ -53,14 +56,13 @@ class Method:
 
 def read(path: Path, evaluation: str = runs.EVALUATION) -> Run:
     """A run that was evaluated, with the record in its file `evaluation`."""
-    if not (path / runs.RECIPE).is_file():
-        raise Refusal(f"{path} is no run directory: it has no {runs.RECIPE}; give what anchor train --out made")
+    runs.check_is_run(path)
     if not (path / evaluation).is_file():
         raise Refusal(f"{path} has no {evaluation}; measure it first: anchor evaluate {path}")
     try:
         recipe = flat(yaml.safe_load((path / runs.RECIPE).read_text(encoding="utf-8")))
         record, environment = runs.read_json(path / evaluation), runs.read_json(path / runs.ENVIRONMENT)
-        metrics = runs.read_epochs(path)
+        metrics, paused = without_pauses(runs.read_epochs(path))
         name, seed = recipe.pop("name"), recipe.pop("seed")
         check_up_to_date(path, record)
         if not environment.get("second_stage") and metrics[-1]["epoch"] < recipe["optimise.epochs"]:
@@ -83,6 +85,7 @@ def read(path: Path, evaluation: str = runs.EVALUATION) -> Run:
             record,
             outcomes(path / evaluation, record),
             metrics,
+            paused,
             runs.machine(environment),
             metrics[-1]["step"] * recipe["optimise.batch_size"],
             environment.get("passes"),
