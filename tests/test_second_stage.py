@@ -342,10 +342,10 @@ def test_the_command_prints_before_and_after(encoder: Path, tmp_path: Path, caps
 
 # What is typed, and what the one line of the answer must name.
 WRONG: dict[str, tuple[str, ...]] = {
-    "{tmp}/nowhere": ("nowhere", "recipe.yaml", "anchor train"),
+    "{tmp}/nowhere": ("nowhere", "does not exist", "anchor train"),
     "{tmp}/weightless": ("weightless", "weights.safetensors"),
     "{tmp}/foreign": ("another architecture", "backbone"),
-    "{run}/weights.safetensors": ("recipe.yaml",),
+    "{run}/weights.safetensors": ("is a file", "anchor train"),
     "{run} --epochs 0": ("--epochs 0", "1 or more"),
     "{run} --lr 0": ("--lr 0", "above 0"),
     "{run} --lr 1e30": ("no longer finite", "lower --lr"),

@@ -122,6 +122,8 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--over optimise.lr=log:0..1 --tries 2": ("above 0",),
     "--over optimise.lr=1e..2 --tries 2": ("range of numbers",),
     "--over data.crop=0.5..2 --tries 2": ("data.crop", "0.5"),
+    "--over data.crop=1,8": ("data.crop 8", "8 pixels"),
+    "--over optimise.batch_size=64,5000": ("optimise.batch_size 5000",),
     "--over optimise.lr=0.1,1 --out {tmp}": ("not empty",),
     "--over optimise.lr=0.1,1 --out {tmp}/file": ("is a file",),
     "--over optimise.lr=0.1,1 --data.name cifar10 --data-dir {tmp}": ("no CIFAR-10",),
@@ -292,6 +294,22 @@ def test_a_larger_grid_keeps_what_is_done(
     assert "optimise.momentum" in told
 
 
+def test_other_values_and_fewer_seeds_keep_what_is_known(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "sweep"))
+    other = ("--over", "optimise.lr=0.1", "--over", "optimise.label_smoothing=0.1")
+    assert sweeping(out, over=other, seeds=1) == 0
+    assert {run["run"] for run in record_of(out)["runs"]} == {*NAMES, "lr=0.1,label_smoothing=0.1,seed=0"}
+    assert [len(each["seeds"]) for each in record_of(out)["combinations"]].count(2) == 2
+    shutil.rmtree(out / NAMES[0])
+    recipe = out / NAMES[1] / runs.RECIPE
+    recipe.write_text(recipe.read_text().replace("momentum: 0.9", "momentum: 0.8"))
+    capsys.readouterr()
+    assert sweeping(out, over=other, seeds=1) == 2
+    assert f"{NAMES[1]} holds a run of another recipe (optimise.momentum" in capsys.readouterr().err
+
+
 def test_a_run_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "sweep"
     assert sweeping(out, over=("--over", "optimise.lr=1e30,0.1"), seeds=1) == 2
@@ -303,6 +321,9 @@ def test_a_run_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, capsy
     assert "1 of 2 runs failed" in told.err.splitlines()[-1]
     for place in (told.out, (out / "sweep.md").read_text()):
         assert "failed: lr=1e30,seed=0" in place
+    assert "next: anchor evaluate" in told.out
+    assert sweeping(tmp_path / "none", over=("--over", "optimise.lr=1e30"), seeds=1) == 2
+    assert "next:" not in capsys.readouterr().out
 
 
 def test_what_runs_out_of_memory_does_not_take_the_others_along(

@@ -32,6 +32,13 @@ def machine(environment: Mapping[str, Any]) -> str:
     return f"{threads} {'thread' if threads == 1 else 'threads'} of {environment.get('device')}"
 
 
+def check_is_run(path: Path) -> None:
+    """Refuse what is no run directory, where a command needs more of a training than its weights."""
+    if not (path / RECIPE).is_file():
+        lacking = f"holds no {RECIPE}" if path.is_dir() else "is a file" if path.exists() else "does not exist"
+        raise Refusal(f"{path} {lacking}; give the directory of a run of anchor train (weights alone are none)")
+
+
 def check_free(run: Path) -> None:
     """Refuse a place where something is already: a run is never written over another."""
     if run.exists() and not run.is_dir():

@@ -58,8 +58,7 @@ def start(
     and ramp of eps are off, as the recipe that is written says. An interrupt leaves no directory behind. `model` and
     `objective` are what the run names of these where it is none of ours.
     """
-    if not (source / runs.RECIPE).is_file():
-        raise Refusal(f"{source} holds no {runs.RECIPE}; give a run that anchor train has written")
+    runs.check_is_run(source)
     check_named(source / runs.RECIPE, {"model": model, "objective": objective})
     own = recipe = settle(str(source / runs.RECIPE))
     try:

@@ -83,8 +83,9 @@ def sweep(asked: argparse.Namespace) -> None:
         display=progress(asked),
     )
     show([sheet(record)])
-    print(f"written: {out / sweeping.RECORD}, {out / sweeping.TABLE}; next: anchor evaluate {out}/NAME of a run")
     failed = sum("failed" in run for run in record["runs"])
+    advice = f"; next: anchor evaluate {out}/NAME of a run" if failed < len(record["runs"]) else ""
+    print(f"written: {out / sweeping.RECORD}, {out / sweeping.TABLE}{advice}")
     if failed:
         raise Refusal(f"{failed} of {len(record['runs'])} runs failed; {out / sweeping.TABLE} has the reasons")
 

@@ -10,7 +10,7 @@ from .arrays import arrays
 from .cifar import cifar10
 from .corruptions import CORRUPTIONS, corrupt
 from .digits import digits
-from .images import Given, ImageSet, Labelled, check_pixels, hold_out, sample
+from .images import Given, ImageSet, Labelled, check_held_out, check_pixels, hold_out, sample
 from .mapped import LAYOUT, folder
 
 READERS: dict[str, Callable[[str, str | Path | None], ImageSet]] = {"cifar10": cifar10, "digits": digits}
@@ -24,6 +24,7 @@ __all__ = [
     "Given",
     "ImageSet",
     "Labelled",
+    "check_held_out",
     "check_pixels",
     "corrupt",
     "hold_out",

@@ -162,15 +162,20 @@ def hold_out(train: ImageSet, images: int, seed: int = 0) -> tuple[ImageSet, Ima
 
     Every class keeps its share, to within one image. The same set, count and seed give the same cut.
     """
+    check_held_out(train, images)
+    held = stratified(train.labels, images, seed)
+    rest = torch.ones(len(train), dtype=torch.bool)
+    rest[held] = False
+    return train.subset(rest.nonzero().flatten().to(train.images.device)), train.subset(held, "validation")
+
+
+def check_held_out(train: ImageSet, images: int) -> None:
+    """Refuse a validation split that leaves nothing to train on."""
     if not 1 <= images < len(train):
         raise Refusal(
             f"validation.images {images} given; allowed: 1 to {len(train) - 1}, "
             f"as {train.name} has {len(train)} to train on"
         )
-    held = stratified(train.labels, images, seed)
-    rest = torch.ones(len(train), dtype=torch.bool)
-    rest[held] = False
-    return train.subset(rest.nonzero().flatten().to(train.images.device)), train.subset(held, "validation")
 
 
 def sample(whole: ImageSet, images: int) -> ImageSet:

@@ -18,6 +18,7 @@ from ..errors import Refusal, one_line
 from ..recipe import Recipe, as_mapping, merge, settle
 from ..report.dotted import flat, short
 from ..report.ranking import ranked, sheet
+from ..settings import scalar
 from . import axes
 from .axes import Axis, Point
 
@@ -38,9 +39,8 @@ class Planned:
 class Sweep:
     """What was asked, and in `found` what came of each run by its name.
 
-    `identity` tells one sweep from another: values, seeds and tries may grow from one command to the next. A search
-    comes only by and by to what it did before, and not at all where its ranges have changed: the record keeps it from
-    `before`.
+    `identity` tells one sweep from another: values, seeds, tries and ranges may change from one command to the next.
+    What was done `before` and is not asked for again, or not yet, stays in the record.
     """
 
     source: str
@@ -58,6 +58,15 @@ class Sweep:
         """The runs of one combination: one a seed."""
         recipes = [settled(self.source, self.settings, point, seed) for seed in range(self.seeds)]
         return [Planned(f"{label(point)},seed={recipe.seed}", point, recipe) for recipe in recipes]
+
+    def recall(self) -> None:
+        """Note what the directory's record knows of finished runs that are still there; refuse other recipes' runs."""
+        held = runs.read_json(self.out / RECORD)["runs"] if (self.out / RECORD).exists() else []
+        for run in held:
+            if "failed" not in run and (self.out / run["run"] / runs.METRICS).exists():
+                point = {key: scalar(value) for key, value in run["settings"].items()}
+                check_same(self.out / run["run"], settled(self.source, self.settings, point, run["seed"]))
+                self.before[run["run"]] = run
 
     def take_stock(self, points: Sequence[Point]) -> None:
         """Refuse directories that hold runs of other recipes, and note what is done already."""
@@ -130,13 +139,14 @@ def sweep(
         "robust" if any(recipe.objective.selects_on == "robust" for recipe in recipes) else "clean",
     )
     check_distinct(points, recipes) if tries is None else axes.optional_optuna()
-    data.load(recipes[0].data.name, "train", data_dir)
+    images = {name: data.load(name, "train", data_dir) for name in {recipe.data.name for recipe in recipes}}
+    for recipe in recipes:
+        train.check_fits(recipe, images[recipe.data.name])
     claim(asked.out, asked.identity)
     with runs.alone(asked.out):
+        asked.recall()
         if tries is None:
             asked.take_stock(points)
-        else:
-            asked.before = recorded(asked.out)
         count, kind = (len(points), "combinations") if tries is None else (tries, "tries")
         display.line(f"{asked.out}: {count} {kind} x {seeds} seeds = {count * seeds} runs")
         asked.write()
@@ -199,12 +209,6 @@ def claim(out: Path, identity: dict[str, Any]) -> None:
             raise Refusal(
                 f"{out} holds another sweep ({key}: {held.get(key)}, not {value}); name a new directory with --out"
             )
-
-
-def recorded(out: Path) -> dict[str, dict[str, Any]]:
-    """The finished runs of a search's record whose directories are still there."""
-    held = runs.read_json(out / RECORD)["runs"] if (out / RECORD).exists() else []
-    return {run["run"]: run for run in held if "failed" not in run and (out / run["run"] / runs.METRICS).exists()}
 
 
 def check_same(run: Path, recipe: Recipe) -> None:

@@ -23,13 +23,14 @@ from .explanation import Explanation, explained
 from .followers import Follower, follower
 from .launch import launched
 from .loop import Interrupted, fit, log_point, save_state, shuffled, validate
-from .setup import Training, accelerate, build, check_divisible, circumstances, precision
+from .setup import Training, accelerate, build, check_divisible, check_fits, circumstances, precision
 
 __all__ = [
     "Interrupted",
     "Training",
     "accelerate",
     "build",
+    "check_fits",
     "circumstances",
     "explain",
     "heard",

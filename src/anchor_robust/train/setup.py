@@ -56,16 +56,8 @@ def build(recipe: Recipe, images: ImageSet, run: Path, fabric: Fabric | None = N
     environment.keep_freed_memory()
     fabric = fabric or launch.fabric(precision(recipe))
     shape = images.shape
+    check_fits(recipe, images)
     train_images, validation = data.hold_out(images, recipe.validation.images)
-    if len(images.classes) < 2:
-        raise Refusal(f"{images.name} has one class, {images.classes[0]}; allowed: two or more")
-    if recipe.data.crop >= min(shape[1:]):
-        raise Refusal(f"data.crop {recipe.data.crop} given; allowed: below the {min(shape[1:])} pixels of an image")
-    if len(train_images) < settings.batch_size:
-        raise Refusal(
-            f"optimise.batch_size {settings.batch_size} given; allowed: up to {len(train_images)}, the training images "
-            "without those for validation"
-        )
     own = processes.part(settings.batch_size)
     check_divisible(settings.batch_size, processes.count(), settings.micro_batch)
     mean, std = train_images.channel_statistics()
@@ -132,6 +124,22 @@ def precision(recipe: Recipe) -> launch.Precision:
     """Fabric's name of the precision that the recipe asks for on this machine."""
     device = environment.accelerator()
     return "bf16-mixed" if fast.bf16(recipe.optimise, device).taken else "32-true"
+
+
+def check_fits(recipe: Recipe, images: ImageSet) -> None:
+    """Refuse settings that these images cannot be trained on with."""
+    batch_size, crop, smallest = recipe.optimise.batch_size, recipe.data.crop, min(images.shape[1:])
+    data.check_held_out(images, recipe.validation.images)
+    left = len(images) - recipe.validation.images
+    if len(images.classes) < 2:
+        raise Refusal(f"{images.name} has one class, {images.classes[0]}; allowed: two or more")
+    if crop >= smallest:
+        raise Refusal(f"data.crop {crop} given; allowed: below the {smallest} pixels of an image")
+    if left < batch_size:
+        raise Refusal(
+            f"optimise.batch_size {batch_size} given; allowed: up to {left}, the training images without those for "
+            "validation"
+        )
 
 
 def check_divisible(batch_size: int, count: int, micro_batch: int) -> None:

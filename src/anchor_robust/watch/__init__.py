@@ -61,14 +61,13 @@ def server(run: Path, port: int) -> ThreadingHTTPServer:
 
 def state(run: Path) -> dict[str, Any]:
     """What the page shows: the run's name and epochs, its log points, and the seconds since it last said anything."""
+    runs.check_is_run(run)
     recipe, metrics, lines = run / runs.RECIPE, run / runs.METRICS, runs.read_metrics(run)
     try:
         settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         name, epochs = str(settings["name"]), int(settings["optimise"]["epochs"])
         finished = bool(lines) and int(lines[-1]["epoch"]) >= epochs
         last = (metrics if metrics.exists() else recipe).stat().st_mtime
-    except (FileNotFoundError, NotADirectoryError):
-        raise Refusal(f"{run} holds no {runs.RECIPE}; give a run that anchor train has begun") from None
     except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise Refusal(f"{run} cannot be read ({one_line(error)}); give a run that anchor train has begun") from error
     return {
