@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 Way = Callable[..., Any]
+PATIENCE = 60  # seconds for the other process to end
 
 
 @contextlib.contextmanager
@@ -35,7 +36,9 @@ def apart(make: Callable[..., Way], *given: Any) -> Iterator[Way]:
         yield way
     finally:
         here.close()
-        process.join()
+        # Its readers may hang, and nobody may be there to see that.
+        process.join(PATIENCE)
+        process.kill()
 
 
 def serve(there: Connection, threads: int, make: Callable[..., Way], given: tuple[Any, ...]) -> None:

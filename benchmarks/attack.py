@@ -25,7 +25,7 @@ from anchor_robust.evaluation.searching import InBf16
 from anchor_robust.models import Folded, LogitsOnly
 from anchor_robust.threat import Ball
 from apart import apart
-from timing import alternated, compared, device_of, parser, record, wait, write
+from timing import MODELS, alternated, compared, count, device_of, parser, record, run, wait, write
 
 BALL, STEP_SIZE = Ball("linf", 0.031), 0.007
 
@@ -41,12 +41,12 @@ class Measure:
 
 def main(words: Sequence[str] | None = None) -> None:
     asked = parser(__doc__)
-    asked.add_argument("--model", default="resnet18", help="resnet18 or resnet8 (default: resnet18)")
-    asked.add_argument("--batch", type=int, default=128, help="images (default: 128)")
-    asked.add_argument("--rounds", type=int, default=10, help="timed attacks of each way (default: 10)")
+    asked.add_argument("--model", default="resnet18", choices=MODELS, help="default: resnet18")
+    asked.add_argument("--batch", type=count, default=128, help="images (default: 128)")
+    asked.add_argument("--rounds", type=count, default=10, help="timed attacks of each way (default: 10)")
     asked.add_argument("--attack-steps", type=int, default=10, help="steps of PGD (default: 10)")
     asked.add_argument("--compile", default="auto", choices=("auto", "never"), help="as optimise.compile of a recipe")
-    asked.add_argument("--images", type=int, default=ours.IMAGES, help="random images (default: as CIFAR-10 has)")
+    asked.add_argument("--images", type=count, default=ours.IMAGES, help="random images (default: as CIFAR-10 has)")
     given = asked.parse_args(words)
     device = device_of(given)
     write(record("attack", given, device, measured(given, device)), given.json)
@@ -72,6 +72,7 @@ def measured(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     found = compared({"plain": timings["plain"], "anchor": timings[ways[-1].name]}, given.batch)
     return found | {
         **compiling,
+        "cudagraph_skips": ours.graphs_skipped(),
         "precision": str(trained.search.dtype).removeprefix("torch."),
         "flops_per_image": needed,
         "limits": asdict(limits),
@@ -141,4 +142,4 @@ def gains(timings: dict[str, Any], predicted: dict[str, float]) -> list[dict[str
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -37,7 +37,7 @@ from anchor_robust.settings import fraction
 from anchor_robust.subject import Named, Subject, under_test
 from anchor_robust.threat import Ball
 from apart import apart
-from timing import parser, record, summary, write
+from timing import count, parser, record, run, summary, write
 
 Verdicts = Callable[[Tensor, Tensor], Tensor]
 
@@ -127,9 +127,9 @@ def main(words: Sequence[str] | None = None) -> None:
     asked.add_argument("run")
     asked.add_argument("--norm", default="linf", choices=tuple(NORMS))
     asked.add_argument("--eps", type=lambda text: float(fraction(text)), default=0.031)
-    asked.add_argument("--classes", type=int, default=10)
-    asked.add_argument("--images", type=int, default=500)
-    asked.add_argument("--chunk", type=int, default=250, help="a twin is compiled for each")
+    asked.add_argument("--classes", type=count, default=10)
+    asked.add_argument("--images", type=count, default=500)
+    asked.add_argument("--chunk", type=count, default=250, help="a twin is compiled for each")
     asked.add_argument("--split", default="test", choices=("test", "train", "all"), help="digits has 360 test images")
     asked.add_argument("--search", default="float32", choices=get_args(Precision), help="what ours searches in")
     asked.add_argument("--everywhere", action="store_true", help="their Square reaches the last row and column")
@@ -186,4 +186,4 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -22,7 +22,7 @@ import train_step
 from anchor_robust.attacks import Attack
 from anchor_robust.objectives import Learner
 from anchor_robust.train import Training
-from timing import device_of, record, summary, timed, wait, write
+from timing import device_of, record, run, summary, timed, wait, write
 
 SHOWN = 15
 
@@ -125,4 +125,4 @@ def profiled(update: Callable[[], object], device: torch.device) -> list[dict[st
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,6 @@
 """The hard-mined contrastive loss with its gradient: all similarities at once, and a block of anchors at a time.
 
-    python benchmarks/contrastive_loss.py [--sizes 512,4096,16384,65536] [--hard-fraction 0.25] [--json FILE]
+    python benchmarks/contrastive_loss.py [--sizes 512 4096 16384 65536] [--hard-fraction 0.25] [--json FILE]
 
 Plain is the formula by autograd, with matrices [m m]; ours is what `hard_supcon` does with many embeddings, whatever
 their number here. At each size both run in turn. Memory is what one call, forward and backward, takes at its peak
@@ -24,9 +24,10 @@ from torch import Tensor
 import memory
 from anchor_robust.losses.blockwise import ENTRIES, BlockwiseLoss
 from anchor_robust.losses.contrastive import AT_ONCE, at_once
-from timing import alternated, device_of, parser, record, write
+from timing import alternated, count, device_of, parser, record, run, write
 
 WAYS: dict[str, Callable[..., Tensor]] = {"plain": at_once, "anchor": BlockwiseLoss.apply}
+SIZES = (512, 1024, 2048, 4096, 16384, 65536)
 PLAIN_BYTES = 30  # for each of the m^2 pairs at the peak; measured at 4,096: 23, with mining 27
 
 
@@ -80,18 +81,18 @@ def measured(m: int, asked: argparse.Namespace, device: torch.device) -> dict[st
 
 def main(words: Sequence[str] | None = None) -> None:
     asked = parser(__doc__)
-    asked.add_argument("--sizes", default="512,1024,2048,4096,16384,65536", help="numbers of embeddings")
-    asked.add_argument("--width", type=int, default=128, help="of an embedding (default: 128)")
-    asked.add_argument("--classes", type=int, default=10)
+    asked.add_argument("--sizes", type=count, nargs="+", default=list(SIZES), help="numbers of embeddings")
+    asked.add_argument("--width", type=count, default=128, help="of an embedding (default: 128)")
+    asked.add_argument("--classes", type=count, default=10)
     asked.add_argument("--temperature", type=float, default=0.1)
     asked.add_argument("--hardness", type=float, default=1.0)
     asked.add_argument("--hard-fraction", type=float, default=1.0)
-    asked.add_argument("--rounds", type=int, default=5, help="timed calls of each way (default: 5)")
+    asked.add_argument("--rounds", type=count, default=5, help="timed calls of each way (default: 5)")
     given = asked.parse_args(words)
     device = device_of(given)
     given.device, given.threads = device.type, torch.get_num_threads()
     sizes = []
-    for m in map(int, given.sizes.split(",")):
+    for m in given.sizes:
         sizes.append(measured(m, given, device))
         print(json.dumps(sizes[-1]), file=sys.stderr, flush=True)
     blocks = {"block_entries": ENTRIES, "at_once_up_to": AT_ONCE}
@@ -99,4 +100,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

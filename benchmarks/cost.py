@@ -10,18 +10,18 @@ import argparse
 from collections.abc import Sequence
 
 import train_step
-from timing import device_of, record, write
+from timing import device_of, record, run, write
 
 AXES = {"attack_steps": (0, 1, 5, 10, 20), "batch": (64, 128, 256, 512), "views": (1, 2, 3)}
 
 
 def main(words: Sequence[str] | None = None) -> None:
     asked = train_step.arguments(__doc__)
-    asked.add_argument("--axes", default=",".join(AXES), help=f"what varies (default: {','.join(AXES)})")
+    asked.add_argument("--axes", nargs="+", default=list(AXES), choices=tuple(AXES), help="what varies (default: all)")
     asked.add_argument("--few", action="store_true", help="only the first two values of each")
     given = asked.parse_args(words)
     device, points = device_of(given), []
-    for axis in given.axes.split(","):
+    for axis in given.axes:
         for value in AXES[axis][: 2 if given.few else None]:
             setting = argparse.Namespace(**{**vars(given), axis: value})
             points.append({"axis": axis, "value": value, **train_step.measured(setting, device)})
@@ -29,4 +29,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

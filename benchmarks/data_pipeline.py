@@ -17,14 +17,14 @@ from torch import Tensor
 import ours
 import plain
 from anchor_robust.train.update import batch
-from timing import alternated, compared, device_of, parser, record, write
+from timing import alternated, compared, count, device_of, parser, record, run, write
 
 
 def main(words: Sequence[str] | None = None) -> None:
     asked = parser(__doc__)
-    asked.add_argument("--batch", type=int, default=256, help="images (default: 256)")
-    asked.add_argument("--rounds", type=int, default=20, help="timed batches of each way (default: 20)")
-    asked.add_argument("--images", type=int, default=ours.IMAGES, help="random images (default: as CIFAR-10 has)")
+    asked.add_argument("--batch", type=count, default=256, help="images (default: 256)")
+    asked.add_argument("--rounds", type=count, default=20, help="timed batches of each way (default: 20)")
+    asked.add_argument("--images", type=count, default=ours.IMAGES, help="random images (default: as CIFAR-10 has)")
     given = asked.parse_args(words)
     device = device_of(given)
     write(record("data_pipeline", given, device, measured(given, device)), given.json)
@@ -45,4 +45,4 @@ def measured(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import machine
 from anchor_robust.models import backbone
-from timing import parser, record, write
+from timing import count, parser, record, run, write
 
 DEVICES = (1, 8, 64)
 
@@ -81,7 +81,7 @@ def main(words: Sequence[str] | None = None) -> None:
     asked.add_argument("--tflops", type=float, default=750, help="bf16 matrix products, TFLOP/s (default: 750)")
     asked.add_argument("--utilisation", type=float, default=0.3, help="of it, in a step (default: 0.3)")
     asked.add_argument("--network", type=float, default=50, help="GB/s of a device to the others (default: 50)")
-    asked.add_argument("--batch", type=int, default=64, help="images on each device in a step (default: 64)")
+    asked.add_argument("--batch", type=count, default=64, help="images on each device in a step (default: 64)")
     given = asked.parse_args(words)
     cpu = torch.device("cpu")
     write(record("estimate", given, cpu, {"tasks": [estimated(task, given) for task in TASKS]}), given.json)
@@ -127,4 +127,4 @@ def counted(task: Task) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -19,9 +19,10 @@ import ours
 import plain
 from anchor_robust.data import Given
 from anchor_robust.evaluation import measure
+from anchor_robust.evaluation.verdicts import evaluating
 from anchor_robust.models import LogitsOnly
 from anchor_robust.subject import Named, under_test
-from timing import alternated, compared, device_of, parser, record, write
+from timing import MODELS, alternated, compared, count, device_of, parser, record, run, write
 
 EPS, STEPS, STEP_SIZE = 0.031, 20, 0.003
 
@@ -30,10 +31,10 @@ def main(words: Sequence[str] | None = None) -> None:
     asked = parser(__doc__)
     asked.add_argument("--run", help="run directory or weights of ours")
     asked.add_argument("--data-dir", help="folder that holds the run's data set")
-    asked.add_argument("--model", default="resnet18", help="without --run: resnet18 or resnet8 (default: resnet18)")
-    asked.add_argument("--images", type=int, default=500, help="images (default: 500)")
-    asked.add_argument("--batch", type=int, default=250, help="images at a time (default: 250)")
-    asked.add_argument("--rounds", type=int, default=5, help="timed evaluations of each way (default: 5)")
+    asked.add_argument("--model", default="resnet18", choices=MODELS, help="without --run (default: resnet18)")
+    asked.add_argument("--images", type=count, default=500, help="images (default: 500)")
+    asked.add_argument("--batch", type=count, default=250, help="images at a time (default: 250)")
+    asked.add_argument("--rounds", type=count, default=5, help="timed evaluations of each way (default: 5)")
     given = asked.parse_args(words)
     device = device_of(given)
     write(record("evaluation", given, device, measured(given, device)), given.json)
@@ -44,6 +45,11 @@ def measured(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     held: dict[str, Tensor] = {}
 
     def usual() -> None:
+        # As strictly in float32 as ours; public code leaves convolutions on CUDA to TF32.
+        with evaluating(model, device):
+            attacked()
+
+    def attacked() -> None:
         parts = zip(x.split(given.batch), y.split(given.batch), strict=True)
         held["plain"] = torch.cat([whitebox(model, *part) for part in parts]).cpu()
 
@@ -79,4 +85,4 @@ def whitebox(model: LogitsOnly, x: Tensor, y: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

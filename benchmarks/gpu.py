@@ -4,7 +4,8 @@
 
 Nobody needs to watch: what cannot be trained is refused before anything is measured, a part that fails is noted and
 the next one begins, none begins in the second half of the time, FILE is written anew after every part, and the same
-command goes on where a kill left it, with the training too. Works on a processor as well; --toy only tries it out.
+command goes on where a kill left it, with the training too. --measure-only needs no data; the same command without it
+trains later. Works on a processor as well; --toy only tries it out.
 
 It needs no network and no installed package, only `src` on PYTHONPATH and torch 2.6 or newer with numpy, scipy,
 scikit-learn, pyyaml, rich, safetensors and pillow. Where one of the others is missing, bring its wheel, all of them
@@ -39,7 +40,7 @@ from anchor_robust import data, runs
 from anchor_robust.errors import Refusal, one_line
 from anchor_robust.losses import hard_supcon
 from anchor_robust.recipe import settle
-from timing import alternated, compared, device_of, parser, record, write
+from timing import alternated, compared, device_of, parser, record, run, write
 
 SHARED = {"images": 50_000, "attack_steps": 10, "views": 2, "workers": 8, "compile": "auto", "precision": "auto"}
 FIRST, *OTHERS = [
@@ -67,19 +68,24 @@ def main(words: Sequence[str] | None = None) -> None:
     asked.add_argument("--run", type=Path, default=Path("runs/gpu"), help="the run's directory (default: runs/gpu)")
     asked.add_argument("--limit", type=int, help="evaluate the run on so many test images; all if not given")
     asked.add_argument("--data-dir", help="folder that holds the recipe's data set")
+    asked.add_argument("--measure-only", action="store_true", help="train nothing")
     asked.add_argument("--toy", action="store_true", help="tiny sizes, to try the script out")
     given = asked.parse_args(words)
     if given.json is None:
         asked.error("--json FILE is needed: that is what a kill leaves behind")
-    trainable(given)
+    if not given.minutes > 0:
+        asked.error(f"--minutes {given.minutes:g} given; allowed: above 0")
+    if not given.measure_only:
+        trainable(given)
     device, start = device_of(given), time.monotonic()
     end, enough = (start + 60 * given.minutes * share for share in (1, MEASURING))
-    done = earlier(given.json, device)
+    # Asked for once: later the device may not answer any more.
+    about = record("gpu", argparse.Namespace(**{**vars(given), "run": str(given.run)}), device, {})
+    done = earlier(given.json, about["environment"]["device"])
 
     def keep(name: str, part: Any) -> None:
         done[name] = part
-        told = {**vars(given), "run": str(given.run)}
-        write(record("gpu", argparse.Namespace(**told), device, {"parts": done}), given.json)
+        write(about | {"parts": done}, given.json)
 
     for name, measure in parts(given, device).items():
         if name not in done and time.monotonic() < enough:
@@ -87,7 +93,8 @@ def main(words: Sequence[str] | None = None) -> None:
             print(f"{name}: {brief(done[name])}", file=sys.stderr, flush=True)
             if not usable(device):
                 break
-    training(given, end, done.get("training", {"segments": []}), partial(keep, "training"))
+    if not given.measure_only:
+        training(given, end, done.get("training", {"segments": []}), partial(keep, "training"))
 
 
 def trainable(given: argparse.Namespace) -> None:
@@ -101,6 +108,7 @@ def trainable(given: argparse.Namespace) -> None:
 
 def usable(device: torch.device) -> bool:
     """Free what the last part held; False where the device answers this process no more, as after an illegal access."""
+    torch.compiler.reset()  # a part that failed in a graph would keep the next one out of graphs
     gc.collect()
     if device.type != "cuda":
         return True
@@ -113,13 +121,13 @@ def usable(device: torch.device) -> bool:
     return True
 
 
-def earlier(path: Path, device: torch.device) -> dict[str, Any]:
-    """The parts that this machine's record holds already, but for those that failed."""
+def earlier(path: Path, device: str) -> dict[str, Any]:
+    """The parts that the record holds already, but for those that failed."""
     if not path.exists():
         return {}
     before = json.loads(path.read_text(encoding="utf-8"))
-    if before["environment"]["cuda"] != (device.type == "cuda"):
-        raise SystemExit(f"{path} is the record of another kind of device; name a new file")
+    if before["environment"]["device"] != device:
+        raise SystemExit(f"{path} is the record of {before['environment']['device']}, not {device}; name a new file")
     return {name: part for name, part in before["parts"].items() if "failed" not in part}
 
 
@@ -181,6 +189,8 @@ def training(
         print(f"{given.run / runs.LAST} is gone; training begins anew", file=sys.stderr, flush=True)
         told = {"segments": []}
     stop = end - 60 * min(max(EVALUATING * given.minutes, AT_LEAST), given.minutes / 2)
+    if not told.get("finished") and stop <= time.monotonic():
+        print("no time was left to train; the same command goes on with that", file=sys.stderr, flush=True)
     while not told.get("finished") and (left := stop - time.monotonic()) > 0:
         resumable = (given.run / runs.LAST).exists()
         chosen = [f"--{setting}" for setting in given.set]
@@ -242,4 +252,4 @@ def stopped(process: "subprocess.Popen[str]") -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

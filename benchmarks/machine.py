@@ -1,6 +1,7 @@
 """What a machine can do at most, and the least time that a function's operations and bytes take on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -24,10 +25,22 @@ def copy_bandwidth(device: torch.device, megabytes: int) -> float:
     return 2 * source.nbytes / median(seconds)
 
 
+@contextmanager
+def products_as_convolutions() -> Iterator[None]:
+    """On CUDA convolutions, most of what a network multiplies, round float32 to TF32 unasked, and products do not."""
+    products = torch.backends.cuda.matmul
+    before = products.allow_tf32
+    products.allow_tf32 = torch.backends.cudnn.allow_tf32
+    try:
+        yield
+    finally:
+        products.allow_tf32 = before
+
+
 def matmul_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
     """Operations a second, two for each multiply-and-add, of a product of two random matrices."""
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    with torch.no_grad():
+    with torch.no_grad(), products_as_convolutions():
         seconds = [timed(lambda: a @ b, device) for _ in range(REPEATS + 1)][1:]
     return 2 * side**3 / median(seconds)
 

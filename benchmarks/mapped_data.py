@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from anchor_robust.data.mapped import folder
-from timing import compared, device_of, parser, record, summary, timed, write
+from timing import compared, count, device_of, parser, record, run, summary, timed, write
 
 SPLIT = "train"
 Reader = Callable[[torch.Tensor], torch.Tensor]  # rows to images, uint8 [b c h w] on the device
@@ -27,10 +27,10 @@ Reader = Callable[[torch.Tensor], torch.Tensor]  # rows to images, uint8 [b c h 
 
 def main(words: Sequence[str] | None = None) -> None:
     asked = parser(__doc__)
-    asked.add_argument("--images", type=int, default=16_384, help="random images on the disk (default: 16,384)")
-    asked.add_argument("--side", type=int, default=224, help="of an image, in pixels (default: 224)")
-    asked.add_argument("--batch", type=int, default=128, help="images (default: 128)")
-    asked.add_argument("--rounds", type=int, default=8, help="timed batches of each way (default: 8)")
+    asked.add_argument("--images", type=count, default=16_384, help="random images on the disk (default: 16,384)")
+    asked.add_argument("--side", type=count, default=224, help="of an image, in pixels (default: 224)")
+    asked.add_argument("--batch", type=count, default=128, help="images (default: 128)")
+    asked.add_argument("--rounds", type=count, default=8, help="timed batches of each way (default: 8)")
     asked.add_argument("--where", help="folder on the disk in question (default: the temporary one)")
     given = asked.parse_args(words)
     if given.images < (needed := 2 * given.batch * (given.rounds + 1)):
@@ -97,4 +97,4 @@ def read_ahead(there: Path) -> int | None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

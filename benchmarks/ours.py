@@ -59,6 +59,11 @@ def accelerated(trained: train.Training) -> dict[str, Any]:
     return {"compile_s": time.perf_counter() - started, "not_compiled": fault}
 
 
+def graphs_skipped() -> int:
+    """How often, up to now, the compiler has left its kernels without a CUDA graph, which it only logs."""
+    return int(torch._dynamo.utils.counters["inductor"]["cudagraph_skips"])
+
+
 def stepping(trained: train.Training) -> Callable[[], dict[str, Tensor]]:
     """Makes the next update of the weights each time it is called."""
     size = trained.recipe.optimise.batch_size

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from timing import alternated, device_of, parser, record, write
+from timing import alternated, count, device_of, parser, record, run, write
 
 EAGER = "import torch, lightning_fabric, jsonargparse; from anchor_robust.cli import main; main(['--help'])"
 COMMANDS = {
@@ -24,7 +24,7 @@ COMMANDS = {
 
 def main(words: Sequence[str] | None = None) -> None:
     asked = parser(__doc__)
-    asked.add_argument("--rounds", type=int, default=10, help="timed starts of each (default: 10)")
+    asked.add_argument("--rounds", type=count, default=10, help="timed starts of each (default: 10)")
     given = asked.parse_args(words)
     device_of(given)
     timings = alternated(
@@ -42,4 +42,4 @@ def started(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -18,7 +18,7 @@ import torch
 import memory
 import ours
 from anchor_robust.train.update import step
-from timing import device_of, parser, record, write
+from timing import MODELS, count, device_of, parser, record, run, write
 
 USUAL = {"batch": 128, "attack_steps": 5, "updates": 2}
 AXES = {"batch": (64, 128, 256, 512), "attack_steps": (1, 5, 20), "updates": (2, 10)}
@@ -27,8 +27,8 @@ WARMING = 8  # images of the update before, for which libraries load what they n
 
 def main(words: Sequence[str] | None = None) -> None:
     asked = parser(__doc__)
-    asked.add_argument("--model", default="resnet8", help="resnet8 or resnet18 (default: resnet8)")
-    asked.add_argument("--images", type=int, default=ours.IMAGES, help="random images (default: as CIFAR-10 has)")
+    asked.add_argument("--model", default="resnet8", choices=MODELS, help="default: resnet8")
+    asked.add_argument("--images", type=count, default=ours.IMAGES, help="random images (default: as CIFAR-10 has)")
     asked.add_argument("--few", action="store_true", help="small batches, two points of each axis")
     given = asked.parse_args(words)
     device, points = device_of(given), []
@@ -65,4 +65,4 @@ def peak_of(given: argparse.Namespace, setting: dict[str, int], device: torch.de
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -19,8 +19,10 @@ from typing import Any
 import torch
 
 from anchor_robust import environment, runs
+from anchor_robust.errors import Refusal
 
 Way = Callable[[], object]
+MODELS = ("resnet18", "resnet8")
 
 
 def alternated(ways: Mapping[str, Way], rounds: int, device: torch.device, warm_ups: int = 1) -> dict[str, Any]:
@@ -72,6 +74,21 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     told.add_argument("--json", type=Path, metavar="FILE", help="where the record goes; printed if not given")
     told.add_argument("--threads", type=int, help="threads of torch; those it takes itself if not given")
     return told
+
+
+def count(text: str) -> int:
+    """A number of things, as argparse asks for it."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} given; allowed: a whole number from 1 on")
+    return int(text)
+
+
+def run(main: Callable[[], None]) -> None:
+    """As a script: what the product refuses is said in a line."""
+    try:
+        main()
+    except Refusal as refusal:
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {refusal}") from None
 
 
 def device_of(given: argparse.Namespace) -> torch.device:

@@ -20,7 +20,7 @@ import ours
 import plain
 from anchor_robust.train import Training
 from apart import apart
-from timing import alternated, compared, device_of, parser, record, wait, write
+from timing import MODELS, alternated, compared, count, device_of, parser, record, run, wait, write
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -31,9 +31,9 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
     asked = parser(doc)
-    asked.add_argument("--model", default="resnet18", help="resnet18 or resnet8 (default: resnet18)")
-    asked.add_argument("--batch", type=int, default=128, help="images a step (default: 128)")
-    asked.add_argument("--steps", type=int, default=10, help="timed steps of each way (default: 10)")
+    asked.add_argument("--model", default="resnet18", choices=MODELS, help="default: resnet18")
+    asked.add_argument("--batch", type=count, default=128, help="images a step (default: 128)")
+    asked.add_argument("--steps", type=count, default=10, help="timed steps of each way (default: 10)")
     asked.add_argument("--attack-steps", type=int, default=10, help="steps of PGD (default: 10)")
     asked.add_argument(
         "--views", type=int, default=2, choices=tuple(plain.VIEWS), help="views of an image (default: 2)"
@@ -46,7 +46,7 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
         choices=("auto", "bf16", "float32"),
         help="as optimise.precision of a recipe; float32: as without bf16 units",
     )
-    asked.add_argument("--images", type=int, default=ours.IMAGES, help="random images (default: as CIFAR-10 has)")
+    asked.add_argument("--images", type=count, default=ours.IMAGES, help="random images (default: as CIFAR-10 has)")
     return asked
 
 
@@ -63,6 +63,7 @@ def measured(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     limits = machine.limits(device, toy=given.images < 1000)
     return found | {
         **compiling,
+        "cudagraph_skips": ours.graphs_skipped(),
         "precision": str(trained.search.dtype).removeprefix("torch."),
         "passes": trained.recipe.passes(),
         "flops_per_image": needed,
@@ -90,4 +91,4 @@ def needed_flops(trained: Training) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -34,7 +34,7 @@ TOY = {
     "mapped_data": ("mapped_data-4", ("--batch", "4", "--images", "32", "--side", "8", "--rounds", "2")),
     "evaluation": ("evaluation-resnet8", ("--model", "resnet8", "--images", "4", "--batch", "3", "--rounds", "1")),
     "breakdown": ("breakdown-resnet8-4", STEPPING),
-    "cost": ("cost-resnet8", (*STEPPING, "--few", "--axes", "attack_steps,views")),
+    "cost": ("cost-resnet8", (*STEPPING, "--few", "--axes", "attack_steps", "views")),
     "step_memory": ("step_memory-resnet8", ("--model", "resnet8", "--images", "64", "--few")),
     "startup": ("startup", ("--rounds", "2")),
     "estimate": ("estimate", ()),
@@ -382,6 +382,43 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_measured(
     with pytest.raises(SystemExit, match=f"gpu.py: .*{told}"):
         script("gpu").main([*usual, *words, "--minutes", "1", "--json", str(tmp_path / "gpu.json")])
     assert not (tmp_path / "gpu.json").exists()
+
+
+def test_what_is_measured_alone_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, out = script("gpu"), tmp_path / "gpu.json"
+    monkeypatch.setattr(gpu, "parts", lambda *_: {"limits": lambda: {"bandwidth": 1.0}})
+    gpu.main(["--measure-only", "--data-dir", "nowhere", "--minutes", "1", "--json", str(out)])
+    assert json.loads(out.read_text())["parts"] == {"limits": {"bandwidth": 1.0}}
+
+
+def test_parts_of_another_device_are_not_taken_over(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    out.write_text(json.dumps({"environment": {"device": "another"}, "parts": {}}))
+    with pytest.raises(SystemExit, match="is the record of another, not"):
+        script("gpu").main(["--measure-only", "--minutes", "1", "--json", str(out)])
+    assert "parts" in json.loads(out.read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "told"),
+    [
+        ("train_step", ("--model", "resnet9"), "resnet9"),
+        ("train_step", ("--batch", "0"), "a whole number from 1 on"),
+        ("attack", ("--rounds", "-1"), "a whole number from 1 on"),
+        ("contrastive_loss", ("--sizes", "512", "many"), "'many' given"),
+        ("cost", ("--axes", "colour"), "colour"),
+        ("gpu", ("--minutes", "0", "--json", "FILE"), "--minutes 0"),
+        ("evaluation", ("--run", "nowhere"), "nowhere does not exist"),
+    ],
+)
+def test_wrong_words_are_told_in_a_line(name: str, words: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / f"{name}.py", *words], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert ended.returncode != 0
+    assert told in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_part_begins_in_the_second_half_of_the_time(

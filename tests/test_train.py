@@ -75,7 +75,9 @@ def test_a_run_leaves_what_the_design_promises(whole: Path) -> None:
         assert {"epoch", "lr", "loss", "cross_entropy", "contrast", "validation_clean", "validation_robust"} <= set(
             line
         )
-    splits = runs.read_json(whole / runs.ENVIRONMENT)["data"]
+    around = runs.read_json(whole / runs.ENVIRONMENT)
+    assert "images in all do not repay it" in around["not_compiled"]
+    splits = around["data"]
     parts = data.hold_out(data.load("digits", "train"), 200)
     for part in parts:
         assert splits[part.split] == {"images": len(part), "sha256": part.sha256}

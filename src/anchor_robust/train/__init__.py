@@ -151,7 +151,10 @@ def alone(run: Path) -> AbstractContextManager[None]:
 def go_on(training: Training, state: State, display: Display) -> None:
     try:
         with tracking.followed(training, display):
-            accelerate(training, display)
+            not_compiled = accelerate(training, display)
+            if processes.first():
+                around = training.run / runs.ENVIRONMENT
+                runs.write_json(around, runs.read_json(around) | {"not_compiled": not_compiled})
             fit(training, state, display)
     except Interrupted:
         raise
