@@ -94,7 +94,7 @@ def cost(facts: Facts) -> Sheet:
     paused = {run: seconds for each in facts["cost"] for run, seconds in each["paused"].items()}
     if paused:
         told = ", ".join(f"{Path(run).name} {seconds:.0f} s" for run, seconds in paused.items())
-        note += f" Not counted is what an epoch took where it took over {TIMES} times the usual one: {told}."
+        note += f" Not counted are pauses, each in an epoch that took over {TIMES} times the usual one: {told}."
     return Sheet("Cost of training", ["method", "images seen", "passes", "seconds"], rows, [note])
 
 
