@@ -310,6 +310,12 @@ def test_other_values_and_fewer_seeds_keep_what_is_known(
     assert f"{NAMES[1]} holds a run of another recipe (optimise.momentum" in capsys.readouterr().err
 
 
+def test_the_order_of_the_axes_is_that_of_the_first_command(whole: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "sweep"))
+    assert sweeping(out, over=(*OVER[2:], *OVER[:2])) == 0
+    assert (names(out), record_of(out)) == (NAMES, record_of(whole))
+
+
 def test_a_run_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "sweep"
     assert sweeping(out, over=("--over", "optimise.lr=1e30,0.1"), seeds=1) == 2

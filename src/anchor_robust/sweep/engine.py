@@ -126,16 +126,19 @@ def sweep(
         if value is not None and value < 1:
             raise Refusal(f"{option} {value} given; allowed: 1 or more")
     swept = axes.parse(over, settings, search=tries is not None)
+    name = settled(source, settings, axes.corners(swept)[0], 0).name
+    out = out or Path("runs") / f"sweep-{name}"
+    swept = as_before(out, swept)
     points = axes.grid(swept) if tries is None else axes.corners(swept)
     recipes = [settled(source, settings, point, 0) for point in points]
     asked = Sweep(
         source,
         settings,
         seeds,
-        out or Path("runs") / f"sweep-{recipes[0].name}",
+        out,
         data_dir,
         display,
-        {"recipe": recipes[0].name, "settings": merge({}, settings), "swept": [axis.key for axis in swept]},
+        {"recipe": name, "settings": merge({}, settings), "swept": [axis.key for axis in swept]},
         "robust" if any(recipe.objective.selects_on == "robust" for recipe in recipes) else "clean",
     )
     check_distinct(points, recipes) if tries is None else axes.optional_optuna()
@@ -161,6 +164,13 @@ def sweep(
                 f"stopped after {len(asked.known())} runs; the same anchor sweep command goes on"
             ) from None
         return asked.write(), asked.out
+
+
+def as_before(out: Path, swept: Sequence[Axis]) -> list[Axis]:
+    """The axes in the order of the sweep that `out` holds, if it has the same: runs are named in that order."""
+    held = runs.read_json(out / RECORD).get("swept", []) if (out / RECORD).exists() else []
+    same = sorted(held) == sorted(axis.key for axis in swept)
+    return sorted(swept, key=lambda axis: held.index(axis.key)) if same else list(swept)
 
 
 def settled(source: str, settings: Sequence[str], point: Point, seed: int) -> Recipe:
