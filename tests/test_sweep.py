@@ -86,7 +86,7 @@ def test_ranges(typed: str, values: tuple[str, ...], scale: str) -> None:
 def test_grid_and_corners() -> None:
     swept = [axes.Axis("a", ("1", "2")), axes.Axis("b", ("3", "4"))]
     assert axes.grid(swept) == [{"a": a, "b": b} for a, b in ("13", "14", "23", "24")]
-    assert axes.corners(swept) == [{"a": a, "b": b} for a, b in ("13", "23", "13", "14")]
+    assert axes.corners(swept) == [{"a": a, "b": b} for a, b in ("13", "23", "14")]
 
 
 def test_names_are_readable_and_safe() -> None:
@@ -326,7 +326,7 @@ def test_a_run_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, capsy
     told = capsys.readouterr()
     assert "1 of 2 runs failed" in told.err.splitlines()[-1]
     for place in (told.out, (out / "sweep.md").read_text()):
-        assert "failed: lr=1e30,seed=0" in place
+        assert "failed: lr=1.0e+30,seed=0" in place
     assert "next: anchor evaluate" in told.out
     assert sweeping(tmp_path / "none", over=("--over", "optimise.lr=1e30"), seeds=1) == 2
     assert "next:" not in capsys.readouterr().out
@@ -416,6 +416,30 @@ def test_a_search_by_hand_goes_on_where_it_was(tmp_path: Path, monkeypatch: pyte
     recipe.write_text(recipe.read_text().replace("momentum: 0.9", "momentum: 0.8"))
     assert searching(3) == 2
     assert [run["run"] for run in record_of(out)["runs"]] == after, "what stopped the command took nothing away"
+
+
+def test_a_search_passes_over_what_a_recipe_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of the combinations: micro-batches of 512 out of batches of 256."""
+    over = ("--over", "optimise.batch_size=512,256", "--over", "optimise.micro_batch=0,512")
+    fixed = [word for word in SMALL if "batch_size" not in word]
+    words = ["sweep", "digits-standard", *over, "--seeds", "1", "--tries", "6", "--out", str(tmp_path / "sweep")]
+    assert main([*words, *fixed]) == 2, "some runs failed, and all else is done"
+    failed = [run for run in record_of(tmp_path / "sweep")["runs"] if "failed" in run]
+    assert [run["settings"] for run in failed] == [{"optimise.batch_size": 256, "optimise.micro_batch": 512}]
+    assert "optimise.micro_batch 512 given" in failed[0]["failed"]
+    assert len(record_of(tmp_path / "sweep")["runs"]) > 1
+    assert "failed: batch_size=256,micro_batch=512" in capsys.readouterr().err
+
+
+def test_values_that_would_share_a_directory_are_no_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    over = ("--over", "optimise.lr=0.1,0.10", "--tries", "2")
+    assert sweeping(tmp_path / "sweep", over=over) == 2
+    assert "gives one run twice" in capsys.readouterr().err
+
+
+@given(st.floats(0.9, 0.99999))
+def test_what_is_drawn_stays_in_its_range(value: float) -> None:
+    assert 0.9 <= float(axes.written(value, axes.Axis("optimise.ema", ("0.9", "0.99999"), "linear"))) <= 0.99999
 
 
 def test_a_search_is_led_by_the_mean_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from ..errors import Refusal
 from ..recipe import merge
 from ..report.compare import VALIDATED
 from ..report.dotted import flat
-from ..settings import fraction, scalar
+from ..settings import fraction, from_yaml, scalar
 
 Point = dict[str, str]
 NUMBER = r"[-+.\deE/ ]+?"
@@ -70,7 +70,7 @@ def axis(text: str) -> Axis:
         return Axis(key, ends(text, between["low"], between["high"], scale), scale)
     try:
         # YAML's own list splits at the right commas: [a,b],[c] are two values.
-        values = yaml.safe_load(f"[{listed}]")
+        values = from_yaml(f"[{listed}]")
     except yaml.YAMLError:
         values = None
     if not isinstance(values, list) or not values or any(isinstance(value, dict) for value in values):
@@ -99,9 +99,9 @@ def grid(axes: Sequence[Axis]) -> list[Point]:
 
 
 def corners(axes: Sequence[Axis]) -> list[Point]:
-    """Each value, and each end of a range, at least once: what a search may meet."""
+    """Each value, and each end of a range, beside the first ones of the others: what a search may meet."""
     first = {axis.key: axis.values[0] for axis in axes}
-    return [first | {axis.key: value} for axis in axes for value in axis.values]
+    return [first, *(first | {axis.key: value} for axis in axes for value in axis.values[1:])]
 
 
 def search(axes: Sequence[Axis], whole: Sequence[str], tries: int, visit: Callable[[Point], float | None]) -> None:
@@ -117,7 +117,7 @@ def search(axes: Sequence[Axis], whole: Sequence[str], tries: int, visit: Callab
     space = {axis.key: distribution(optuna, axis, axis.key in whole) for axis in axes}
     for _ in range(tries):
         trial = study.ask(space)
-        score = visit({axis.key: written(trial.params[axis.key]) for axis in axes})
+        score = visit({axis.key: written(trial.params[axis.key], axis) for axis in axes})
         study.tell(trial, score, state=optuna.trial.TrialState.FAIL if score is None else None)
 
 
@@ -138,6 +138,9 @@ def distribution(optuna: Any, axis: Axis, whole: bool) -> Any:
     return optuna.distributions.FloatDistribution(low, high, log=axis.scale == "log")
 
 
-def written(value: str | int | float) -> str:
-    """A drawn value as YAML writes it; values of a list are written already."""
-    return scalar(float(f"{value:.4g}")) if isinstance(value, float) else str(value)
+def written(value: str | int | float, axis: Axis) -> str:
+    """A drawn value as YAML writes it, rounded inside its range; values of a list are written already."""
+    if not isinstance(value, float):
+        return str(value)
+    low, high = map(number, axis.values)
+    return scalar(min(max(float(f"{value:.4g}"), low), high))

@@ -18,7 +18,7 @@ from ..errors import Refusal, one_line
 from ..recipe import Recipe, as_mapping, merge, settle
 from ..report.dotted import flat, short
 from ..report.ranking import ranked, sheet
-from ..settings import scalar
+from ..settings import from_yaml, scalar
 from . import axes
 from .axes import Axis, Point
 
@@ -56,8 +56,10 @@ class Sweep:
 
     def planned(self, point: Point) -> list[Planned]:
         """The runs of one combination: one a seed."""
-        recipes = [settled(self.source, self.settings, point, seed) for seed in range(self.seeds)]
-        return [Planned(f"{label(point)},seed={recipe.seed}", point, recipe) for recipe in recipes]
+        return [
+            Planned(run_name(point, seed), point, settled(self.source, self.settings, point, seed))
+            for seed in range(self.seeds)
+        ]
 
     def recall(self) -> None:
         """Note what the directory's record knows of finished runs that are still there; refuse other recipes' runs."""
@@ -79,7 +81,11 @@ class Sweep:
 
     def visit(self, point: Point) -> float | None:
         """Train at `point` with every seed; the mean validation accuracy over them, None if one failed."""
-        plan = self.planned(point)
+        try:
+            plan = self.planned(point)
+        except Refusal as refusal:  # each setting of a search is allowed, not every combination that it draws
+            self.refused(point, one_line(refusal))
+            return None
         for run in plan:
             if run.name not in self.found:
                 self.found[run.name] = trained(self.out, run, self.data_dir, self.display)
@@ -87,6 +93,14 @@ class Sweep:
         found = [self.found[run.name] for run in plan]
         failed = any("failed" in run for run in found)
         return None if failed else mean(run[f"validation_{self.selects_on}"] for run in found)
+
+    def refused(self, point: Point, why: str) -> None:
+        settings = {key: from_yaml(value) for key, value in point.items()}
+        for seed in range(self.seeds):
+            name = run_name(point, seed)
+            self.found[name] = {"run": name, "settings": settings, "seed": seed, "failed": why}
+        self.display.line(f"failed: {label(point)}: {why}")
+        self.write()
 
     def known(self) -> list[dict[str, Any]]:
         return list((self.before | self.found).values())
@@ -141,7 +155,9 @@ def sweep(
         {"recipe": name, "settings": merge({}, settings), "swept": [axis.key for axis in swept]},
         "robust" if any(recipe.objective.selects_on == "robust" for recipe in recipes) else "clean",
     )
-    check_distinct(points, recipes) if tries is None else axes.optional_optuna()
+    check_distinct(points, recipes)
+    if tries is not None:
+        axes.optional_optuna()
     images = {name: data.load(name, "train", data_dir) for name in {recipe.data.name for recipe in recipes}}
     for recipe in recipes:
         train.check_fits(recipe, images[recipe.data.name])
@@ -186,6 +202,10 @@ def whole_numbers(swept: Sequence[Axis], recipe: Recipe) -> list[str]:
 def label(point: Point) -> str:
     """`hardness=2,contrast=0.3`, in characters that every shell and file system takes."""
     return ",".join(f"{key}={safe(value)}" for key, value in zip(short(list(point)), point.values(), strict=True))
+
+
+def run_name(point: Point, seed: int) -> str:
+    return f"{label(point)},seed={seed}"
 
 
 def safe(value: str) -> str:
