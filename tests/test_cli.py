@@ -12,7 +12,7 @@ import torch
 
 import anchor_robust
 from anchor_robust import data, quickstart, runs
-from anchor_robust.cli import main
+from anchor_robust.cli import main, settings_apart
 from anchor_robust.models import backbone
 from anchor_robust.recipe import settle
 from anchor_robust.report.card import card
@@ -196,6 +196,18 @@ def test_train_says_as_much_as_is_asked_for(tmp_path: Path, capsys: pytest.Captu
     assert events[1] == {"event": "epoch", **logged}
     assert events[2]["run"] == f"{tmp_path}/run--json"
     assert events[2]["best"] == logged["validation_robust"]
+
+
+@pytest.mark.parametrize(
+    "typed, words, settings",
+    (
+        ("train --optimise.epochs 1 NAME --out x", "train NAME --out x", "--optimise.epochs 1"),
+        ("train --a.b=1 NAME --c.d -2 --e.f --quiet", "train NAME --quiet", "--a.b=1 --c.d -2 --e.f"),
+        ("sweep NAME --over a.b=1,2 --out ./x.y", "sweep NAME --over a.b=1,2 --out ./x.y", ""),
+    ),
+)
+def test_settings_may_stand_anywhere(typed: str, words: str, settings: str) -> None:
+    assert settings_apart(typed.split()) == (words.split(), settings.split())
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

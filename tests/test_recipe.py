@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from anchor_robust import data, models, objectives
@@ -20,7 +22,7 @@ from anchor_robust.objectives import Learner, Objective, Step
 from anchor_robust.objectives.anchor import Anchor
 from anchor_robust.recipe import Recipe, built_in, settle
 from anchor_robust.sections import Attack
-from anchor_robust.settings import fraction
+from anchor_robust.settings import fraction, from_yaml, scalar
 from anchor_robust.threat import Ball
 
 every_recipe = pytest.mark.parametrize("name", built_in())
@@ -355,6 +357,34 @@ def test_an_unknown_objective_or_model_is_refused_with_the_nearest(key: str, giv
 )
 def test_a_value_of_another_type_is_refused_with_what_is_allowed(key: str, given: str, allowed: str) -> None:
     assert refusal("digits-anchor", f"--{key}", given) == f"{key} {given} given; allowed: {allowed}"
+
+
+@pytest.mark.parametrize(
+    "typed, meant",
+    (
+        *(("010", 10), ("1e-3", 0.001), ("-.5E2", -50.0), (".inf", float("inf")), ("true", True), ("~", None)),
+        *(("1:30", "1:30"), ("1_000", "1_000"), ("2024-02-30", "2024-02-30"), ("yes", "yes"), ("0x1f", "0x1f")),
+    ),
+)
+def test_a_value_is_what_it_looks_like(typed: str, meant: object) -> None:
+    """YAML 1.1 reads 8, 1e-3, 90, 1000, a date that is none, True and 31."""
+    assert (from_yaml(typed), type(from_yaml(typed))) == (meant, type(meant))
+
+
+@given(st.one_of(st.text(alphabet="0123456789+-.eE:_xaOnfulytrs/~<= ", max_size=6), st.floats(), st.integers()))
+def test_a_value_reads_back_in_either_yaml(value: object) -> None:
+    for read in (from_yaml(scalar(value)), yaml.safe_load(scalar(value))):
+        assert type(read) is type(value)
+        assert read == value or (read != read and value != value)
+
+
+def test_a_number_of_too_many_digits_is_no_fault_of_ours() -> None:
+    assert "given; allowed: a value as YAML writes it" in refusal("digits-anchor", "--seed", "9" * 5000)
+
+
+def test_a_word_stays_a_word(tmp_path: Path) -> None:
+    assert "such as \"'123'\" with both quotes" in refusal("digits-anchor", "--name", "123")
+    assert settle("digits-anchor", ["--name", "'123'", "--data.name", "2024/05"]).data.name == "2024/05"
 
 
 @pytest.mark.parametrize(

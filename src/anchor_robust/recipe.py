@@ -16,7 +16,7 @@ from .lookup import nearest
 from .objectives import Objective
 from .optimise import Optimise
 from .sections import Attack, Data, Model, Validation
-from .settings import arguments, from_yaml, known, typed
+from .settings import arguments, from_yaml, known, to_yaml, typed, writable
 from .threat import Ball
 
 
@@ -68,7 +68,7 @@ class Recipe:
 
     def text(self) -> str:
         """The recipe as YAML that reads back as the same recipe."""
-        return yaml.safe_dump(as_mapping(self), sort_keys=False, allow_unicode=True)
+        return to_yaml(as_mapping(self))
 
 
 REPLACING = {"model.name": "resnet18", "objective.name": "anchor"}  # and what they are where nothing is said
@@ -131,7 +131,7 @@ def merge(mapping: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         if key in REPLACING and target.get("name", REPLACING[key]) != value:
             target.clear()
         try:
-            target[last] = yaml.safe_load(value)
+            target[last] = from_yaml(value)
         except yaml.YAMLError as error:
             raise Refusal(
                 f"--{key} {value!r} given; allowed: a value as YAML writes it, such as 3 or [a, b]"
@@ -146,7 +146,12 @@ def from_mapping(mapping: Mapping[str, Any]) -> Recipe:
     model = dict(section(mapping, "model"))
     name = str(model.pop("name", REPLACING["model.name"]))
     make = models.factory(name)
-    settings = arguments(make, model, "model", skip=("classes", "channels"))
+    # A layer's class or a function as a default, which YAML cannot write, is left to the model.
+    settings = {
+        key: value
+        for key, value in arguments(make, model, "model", skip=("classes", "channels")).items()
+        if key in model or writable(value)
+    }
     objective = dict(section(mapping, "objective"))
     method = objectives.find(str(objective.pop("name", REPLACING["objective.name"])))
     top = typed(Top, {key: mapping[key] for key in ("name", "seed") if key in mapping}, "")
@@ -158,6 +163,10 @@ def from_mapping(mapping: Mapping[str, Any]) -> Recipe:
     )
     if recipe.threat.eps == 0:
         raise Refusal("threat.eps 0 given; allowed: above 0; objective standard trains without an attack")
+    for where, held in as_mapping(recipe).items():
+        for key, value in held.items() if isinstance(held, dict) else ():
+            if not writable(value):
+                raise Refusal(f"{where}.{key} {value!r} given; allowed: numbers, words, and lists or mappings of them")
     for search in (recipe.attack, recipe.validation):
         search.pgd(recipe.threat)  # refuses steps that no attack can take, before anything is trained
     return recipe
@@ -187,15 +196,24 @@ class Top:
 
 
 def as_mapping(recipe: Recipe) -> dict[str, Any]:
-    mapping = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
     nested: dict[str, Any] = {
-        key: value if isinstance(value, str | int) else dataclasses.asdict(value) for key, value in mapping.items()
+        key: value if isinstance(value, str | int) else given(value) for key, value in given(recipe).items()
     }
     nested["model"] = {"name": recipe.model.name, **recipe.model.settings}
-    method = type(recipe.objective)
-    name = method.name if method in objectives.discover().values() else f"{method.__module__}.{method.__qualname__}"
-    nested["objective"] = {"name": name, **nested["objective"]}
+    nested["objective"] = {"name": found_by(type(recipe.objective)), **nested["objective"]}
     return nested
+
+
+def found_by(method: type[Objective]) -> str:
+    """The name by which a recipe finds a method: its short one, or where it is imported from."""
+    if method in objectives.discover().values():
+        return method.name
+    return f"{method.__module__}{':' if '.' in method.__qualname__ else '.'}{method.__qualname__}"
+
+
+def given(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass that were given to it, not those that it makes of them."""
+    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings) if field.init}
 
 
 def section(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:

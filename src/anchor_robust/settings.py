@@ -5,7 +5,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 import docstring_parser
 import yaml
@@ -19,8 +19,14 @@ FAILED = re.compile(r'Parser key "(\w+)')
 FRACTION = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
 
 
-class OncePerKey(yaml.SafeLoader):
-    """YAML's rule that a mapping has a key once, which PyYAML lets pass: the first of two sections would be lost."""
+class Loader(yaml.SafeLoader):
+    """Plain values as YAML 1.2's core schema has them, and a key once in a mapping.
+
+    PyYAML follows YAML 1.1, to which 010 is eight, 1:30 ninety, 2024-05-01 a date and 1e-3 a word, and lets a key pass
+    that is given twice: the first of two sections would be lost.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -30,15 +36,54 @@ class OncePerKey(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_whole_number(self, node: yaml.ScalarNode) -> int:
+        return int(self.construct_scalar(node))
+
+
+class Dumper(yaml.SafeDumper):
+    """Puts words into quotes that either YAML would take for something else."""
+
+
+CORE = {  # YAML 1.2.2, section 10.3.2, without 0o10 and 0xff; and the merge key of 1.1
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    "int": (r"[-+]?[0-9]+", [*"-+0123456789"]),
+    "float": (
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        [*"-+.0123456789"],
+    ),
+    "merge": (r"<<", ["<"]),
+}
+for _tag, (_pattern, _first) in CORE.items():
+    for _reader in (Loader, Dumper):
+        _reader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
+Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_whole_number)
+
 
 def from_yaml(text: str) -> Any:
     """Plain YAML as plain values; raises yaml.YAMLError, for a key that is given twice as well."""
-    return yaml.load(text, Loader=OncePerKey)
+    try:
+        return yaml.load(text, Loader=Loader)
+    except ValueError as error:  # a number of more digits than Python reads
+        raise yaml.YAMLError(one_line(error)) from error
+
+
+def to_yaml(value: Any, **style: Any) -> str:
+    """YAML that reads back as the same plain values; raises yaml.YAMLError for others."""
+    return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, **style)
 
 
 def scalar(value: Any) -> str:
     """A value as YAML writes it on one line."""
-    return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+    return to_yaml(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+
+
+def writable(value: Any) -> bool:
+    """Whether a recipe can hold the value."""
+    try:
+        return bool(scalar(value))
+    except yaml.YAMLError:
+        return False
 
 
 def typed(cls: type, mapping: Mapping[str, Any], where: str) -> Any:
@@ -75,7 +120,7 @@ def arguments(
         raise Refusal(f"{where} cannot be set ({one_line(error)}); state a type for each of its arguments") from error
     try:
         values = parser.parse_object(
-            {key: listed(fraction(value), dict(parameters)[key].annotation) for key, value in mapping.items()}
+            {key: as_meant(value, dict(parameters)[key].annotation) for key, value in mapping.items()}
         )
     except ArgumentError as error:
         found = FAILED.search(str(error))
@@ -83,7 +128,9 @@ def arguments(
             raise Refusal(f"recipe: {where}: {one_line(error)}") from error
         key = found[1]
         full, kind = f"{where}.{key}" if where else key, inspect.signature(make).parameters[key].annotation
-        raise Refusal(f"{full} {mapping[key]} given; allowed: {wanted(kind)}") from error
+        number = kind in (str, "str") and isinstance(mapping[key], int | float)
+        quoted = f", such as {scalar(str(mapping[key]))!r} with both quotes" if number else ""
+        raise Refusal(f"{full} {mapping[key]} given; allowed: {wanted(kind)}{quoted}") from error
     return dict(values.as_dict())
 
 
@@ -144,13 +191,9 @@ def keywords(text: str) -> dict[str, Any]:
 
 def one_value(key: str, text: str) -> Any:
     try:
-        value = yaml.safe_load(text)
+        return from_yaml(text)
     except yaml.YAMLError as error:
         raise Refusal(f"{key}={text} given; allowed: a value as YAML writes it, such as 3 or [a, b]") from error
-    try:
-        return float(value) if value == text else value  # YAML takes 1e-3 for a word
-    except ValueError:
-        return value
 
 
 def fraction(value: Any) -> Any:
@@ -161,10 +204,13 @@ def fraction(value: Any) -> Any:
     return float(match[1]) / float(match[2])
 
 
-def listed(value: Any, kind: Any) -> Any:
-    """'a,b' as tables show it, as a list where words are listed; anything else as it is."""
+def as_meant(value: Any, kind: Any) -> Any:
+    """'8/255' as a number, but where a word is wanted; 'a,b', as tables show it, as a list where words are listed."""
+    if kind in (str, "str"):
+        return value
     words = get_origin(kind) in (tuple, list) and str in get_args(kind)
-    return [word.strip() for word in value.split(",")] if words and isinstance(value, str) and "," in value else value
+    listed = words and isinstance(value, str) and "," in value
+    return [word.strip() for word in value.split(",")] if listed else fraction(value)
 
 
 def meaning(documented: Sequence[Any]) -> dict[str, str | None]:

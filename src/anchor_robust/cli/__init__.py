@@ -22,7 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     try:
-        asked, rest = parser().parse_known_args([word for word in words if word != "--debug"])
+        words, settings = settings_apart([word for word in words if word != "--debug"])
+        asked, rest = parser().parse_known_args(words)
+        rest += settings
         if rest and not asked.takes_settings:
             raise Refusal(f"{' '.join(rest)!r} is not understood; anchor {asked.name} --help shows what is allowed")
         asked.settings = rest
@@ -46,6 +48,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return failed(REFUSED, f"{told} to evaluate ({one_line(error)[:200]})", debug)
         told = f"this is a fault of anchor: {type(error).__name__}: {one_line(error)}; --debug shows where"
         return failed(FAULT, told, debug)
+
+
+def settings_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words without the settings of a recipe among them, and those settings: --section.key=value, --section.key value.
+
+    The parser knows no settings, and would take the value of one that stands before the recipe for the recipe.
+    """
+    others: list[str] = []
+    settings: list[str] = []
+    awaited = False
+    for word in words:
+        setting = word.startswith("--") and "." in word.partition("=")[0]
+        (settings if setting or (awaited and not word.startswith("--")) else others).append(word)
+        awaited = setting and "=" not in word
+    return others, settings
 
 
 def unusable(error: OSError) -> str:
