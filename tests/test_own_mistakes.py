@@ -4,7 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,10 +16,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from anchor_robust import checkpoint, data, runs, train
+from anchor_robust import checkpoint, data, objectives, runs, train
 from anchor_robust.cli import main
 from anchor_robust.errors import Refusal
 from anchor_robust.objectives import Learner, Objective, Step
+from anchor_robust.recipe import settle
 
 HERE = __name__
 RESULTS = Path(__file__).parents[1] / "results"
@@ -40,8 +42,10 @@ class Faulty(Objective):
         loss = learner.cross_entropy(logits, y)
         if self.slip == "raises":
             raise KeyError("foo")
+        if self.slip == "twice":
+            loss = loss + learner.cross_entropy(learner.forward(x)[0], y)
         slips: dict[str, Any] = {
-            "none": Step(loss, logits),
+            **dict.fromkeys(("none", "twice", "warns"), Step(loss, logits)),
             "tensor": loss,
             "vector": Step(loss.repeat(3), logits),
             "detached": Step(loss.detach(), logits),
@@ -49,9 +53,13 @@ class Faulty(Objective):
             "fewer": Step(loss, logits[1:]),
             "part": Step(loss, logits, {"extra": 0.5}),  # type: ignore[dict-item]
             "taken": Step(loss, logits, {"epoch": loss}),
+            "event": Step(loss, logits, {"event": loss}),
             "nan": Step(loss, logits, {"extra": loss * float("nan")}),
         }
         return slips[self.slip]
+
+    def warning(self, parts: Mapping[str, float], batch_size: int) -> str:
+        return str(parts["nope"]) if self.slip == "warns" else ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,48 @@ class Picky(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.convolution(x).mean((2, 3))
+
+
+class Stack(nn.Module):
+    """[n c h w] to [n widths[-1]]; `norm` is a class, which no recipe can hold, and `widths` has to be a tuple."""
+
+    def __init__(self, channels: int, widths: tuple[int, ...] = (4, 4), norm: type[nn.Module] = nn.BatchNorm2d) -> None:
+        super().__init__()
+        steps = zip((channels,) + widths, widths, strict=False)  # noqa: RUF005 - fails with a list, as it shall
+        self.layers = nn.Sequential(*(nn.Sequential(nn.Conv2d(a, b, 3, padding=1), norm(b)) for a, b in steps))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x).mean((2, 3))
+
+
+class Lazy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.LazyConv2d(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(x).mean((2, 3))
+
+
+class Uncopied(Picky):
+    def __deepcopy__(self, memo: object) -> "Uncopied":
+        raise RuntimeError("cannot be copied")
+
+
+class Methods:
+    @dataclass(frozen=True)
+    class Nested(Faulty):
+        """Found as module:Methods.Nested; `twice` is made of `half`."""
+
+        half: float = 1.0
+        twice: float = field(init=False, default=0.0)
+
+
+@dataclass(frozen=True)
+class Placed(Faulty):
+    """Has a setting of a type that no recipe can hold."""
+
+    place: Path = Path("here")
 
 
 def untyped(channels, depth):  # type: ignore[no-untyped-def]
@@ -104,11 +154,55 @@ def refused(capsys: pytest.CaptureFixture[str], status: int, *told: str) -> None
         ("fewer", "a row for each image"),
         ("part", "the part extra as a float"),
         ("taken", "called epoch"),
+        ("event", "called event"),
+        ("warns", "KeyError"),
     ],
 )
 def test_a_slip_in_an_objective(slip: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status = training(tmp_path / "run", f"--objective.name={HERE}.Faulty", f"--objective.slip={slip}")
     refused(capsys, status, "objective Faulty", told)
+
+
+def test_two_passes_in_a_step_of_micro_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second would be all that is carried back, and the gradient another than without them."""
+    words = (f"--objective.name={HERE}.Faulty", "--objective.slip=twice")
+    assert training(tmp_path / "whole", *words) == 0
+    status = training(tmp_path / "parts", *words, "--optimise.micro_batch=32")
+    refused(capsys, status, "calls learner.forward twice", "call it once")
+
+
+def test_a_package_that_is_called_like_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Faulty, "__module__", "anchor_robust_mine")
+    assert not objectives.base.ours(Faulty())
+    assert objectives.base.ours(objectives.find("pgd-at")())
+
+
+@pytest.mark.parametrize("recipe, name", [("digits-standard", f"{HERE}:Methods.Nested"), ("digits-anchor", "anchor")])
+def test_a_recipe_reads_back_as_it_was(recipe: str, name: str, tmp_path: Path) -> None:
+    written = settle(recipe, [f"--objective.name={name}"])
+    (tmp_path / "recipe.yaml").write_text(written.text())
+    assert settle(str(tmp_path / "recipe.yaml")) == written
+
+
+def test_a_setting_that_no_recipe_can_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(
+        capsys, training(tmp_path / "run", f"--objective.name={HERE}.Placed"), "objective.place", "allowed: numbers"
+    )
+    words = (f"--model.name={HERE}.Stack", "--model.norm=torch.nn.InstanceNorm2d")
+    refused(capsys, training(tmp_path / "run", *words), "model.norm", "allowed: numbers")
+
+
+def test_a_model_is_built_again_as_it_was(tmp_path: Path) -> None:
+    name = f"{HERE}.Stack"
+    assert training(tmp_path / "run", f"--model.name={name}", "--model.widths=[3,5]") == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--model", name, "--attacks", "clean", "--limit", "5"]) == 0
+
+
+@pytest.mark.parametrize("model, told", [("Lazy", "has lazy layers"), ("Uncopied", "cannot be copied")])
+def test_a_network_that_cannot_be_tried(
+    model: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(capsys, training(tmp_path / "run", f"--model.name={HERE}.{model}"), f"{HERE}.{model}", told)
 
 
 def test_an_objective_without_its_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,6 +289,11 @@ def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
 def test_safetensors_are_known_by_what_is_in_them(tmp_path: Path) -> None:
     save_file({"weight": torch.ones(2)}, tmp_path / "mine.pt")
     assert checkpoint.read_tensors(tmp_path / "mine.pt")["weight"].tolist() == [1, 1]
+
+
+def test_a_header_that_is_none_of_ours(tmp_path: Path) -> None:
+    save_file({"weight": torch.ones(2)}, tmp_path / "mine.safetensors", {checkpoint.HEADER: "[1]"})
+    assert checkpoint.read_weights(tmp_path / "mine.safetensors")[0] == {}
 
 
 def test_sparse_tensors_are_refused(tmp_path: Path) -> None:

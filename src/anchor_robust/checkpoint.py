@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from . import runs
 from .errors import Refusal, one_line
 from .lookup import nearest
-from .models import BUILT_IN, Classifier, LogitsOnly, backbone
+from .models import BUILT_IN, Classifier, LogitsOnly, backbone, factory
+from .settings import arguments
 
 HEADER = "anchor"
 HEADER_KEYS = {"model", "classes", "shape", "projection_width", "data", "recipe"}
@@ -63,7 +64,8 @@ def build(header: Mapping[str, Any], trusted: str | None = None) -> Classifier:
     name = model.pop("name")
     if name not in BUILT_IN and name != trusted:
         raise Refusal(f"the weights are of the class {name!r}; if you trust its code, name it: --model {name}")
-    network = backbone(name, len(header["classes"]), shape, model)
+    settings = arguments(factory(name), model, "model", skip=("classes", "channels"))  # JSON has no tuples
+    network = backbone(name, len(header["classes"]), shape, settings)
     return Classifier(network, [0.0] * shape[0], [1.0] * shape[0], header["projection_width"])
 
 
@@ -83,7 +85,7 @@ def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     except (OSError, SafetensorError, ValueError) as error:
         raise Refusal(f"weights {path} cannot be read ({error}); is the file complete?") from error
-    return header or {}, tensors
+    return header if isinstance(header, dict) else {}, tensors
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

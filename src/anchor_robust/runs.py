@@ -108,12 +108,12 @@ def check_writable(path: Path) -> None:
 
 
 def check_json(path: Path, key: str, what: str) -> None:
-    """Refuse a --json that is no .json, cannot be written, or is there and does not hold `what`, told by its `key`."""
+    """Refuse a target that is no .json, cannot be written, or is there and does not hold `what`, told by its `key`."""
     if path.suffix != ".json":
         raise Refusal(f"--json {path} given; name a file that ends in .json")
     check_writable(path)
     if path.exists() and not holds(path, {key}):
-        raise Refusal(f"--json {path} given; it holds something else than {what}; give another name")
+        raise Refusal(f"{path} holds something else than {what}; name another file with --json")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import docstring_parser
 import yaml
@@ -25,8 +25,6 @@ class Loader(yaml.SafeLoader):
     PyYAML follows YAML 1.1, to which 010 is eight, 1:30 ninety, 2024-05-01 a date and 1e-3 a word, and lets a key pass
     that is given twice: the first of two sections would be lost.
     """
-
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -54,6 +52,7 @@ CORE = {  # YAML 1.2.2, section 10.3.2, without 0o10 and 0xff; and the merge key
     ),
     "merge": (r"<<", ["<"]),
 }
+Loader.yaml_implicit_resolvers = {}
 for _tag, (_pattern, _first) in CORE.items():
     for _reader in (Loader, Dumper):
         _reader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)

@@ -77,7 +77,7 @@ class Quiet(Display):
 class JsonLines(Quiet):
     """A JSON object a line on standard output; its `event` is start, progress, epoch, message, warning or finished."""
 
-    def emit(self, event: str, **facts: Any) -> None:
+    def emit(self, event: str, /, **facts: Any) -> None:
         try:
             print(json.dumps(finite({"event": event, **facts}), default=str), flush=True)
         except BrokenPipeError:  # what reads has gone; the training goes on

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..errors import Refusal, one_line
 from ..lookup import named_or_imported
@@ -75,15 +76,17 @@ def backbone(
 
 def feature_width(network: nn.Module, part: str | None, name: str, image_shape: tuple[int, int, int]) -> int:
     """d of a network that maps [n c h w] to [n d], or whose `part` does, found with two empty pictures."""
-    # On a copy, so that every module keeps its mode and its statistics.
-    trial = copy.deepcopy(network).eval()
-    features = getattr(trial, part) if part else trial
     try:
+        # On a copy, so that every module keeps its mode and its statistics.
+        trial = copy.deepcopy(network).eval()
+        features = getattr(trial, part) if part else trial
         with torch.no_grad():
             output = features(torch.zeros(2, *image_shape))
     except Exception as error:  # whatever the user's code meets
         told = f"({type(error).__name__}: {one_line(error)})"
         raise Refusal(f"model {name!r} fails on two images {list(image_shape)} {told}; it must take them") from error
+    if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
+        raise Refusal(f"model {name!r} has lazy layers, which get their size from a first image; state their sizes")
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 2:
         given = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise Refusal(f"model {name!r} maps two images to {given}; a backbone must give features [n d]")

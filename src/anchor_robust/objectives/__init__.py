@@ -7,9 +7,9 @@ import pkgutil
 
 from ..errors import Refusal
 from ..lookup import named_or_imported
-from .base import Learner, Objective, Step, outcome_of
+from .base import Learner, Objective, Step, outcome_of, warning_of
 
-__all__ = ["Learner", "Objective", "Step", "discover", "find", "outcome_of"]
+__all__ = ["Learner", "Objective", "Step", "discover", "find", "outcome_of", "warning_of"]
 
 
 def discover() -> dict[str, type[Objective]]:

@@ -1,7 +1,8 @@
 """What a training method is given, and what it gives back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -16,7 +17,7 @@ from ..errors import Refusal, one_line
 
 LOGGED = (  # what the log calls its own
     *("step", "epoch", "lr", "loss", "batch_accuracy", "images_per_s", "memory_mb", "seconds"),
-    *("validation_clean", "validation_robust"),
+    *("validation_clean", "validation_robust", "event"),
 )
 
 View = Callable[[Tensor, torch.Generator], Tensor]
@@ -128,17 +129,32 @@ class Objective(ABC):
 
 def outcome_of(objective: Objective, learner: Learner, x: Tensor, y: Tensor, generator: torch.Generator) -> Step:
     """What the objective says of a batch; what one of the user's does wrong is told in its name."""
-    own = type(objective).__module__.startswith(__name__.partition(".")[0])
-    try:
+    with failing_as(objective):
         outcome = objective(learner, x, y, generator)
+    if not ours(objective) and (wrong := fault(outcome, len(y))):
+        raise Refusal(f"objective {type(objective).__name__} gives {wrong}; mend it")
+    return outcome
+
+
+def warning_of(objective: Objective, parts: Mapping[str, float], batch_size: int) -> str:
+    """What the objective warns of; what one of the user's does wrong there is told in its name."""
+    with failing_as(objective):
+        return objective.warning(parts, batch_size)
+
+
+@contextmanager
+def failing_as(objective: Objective) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
-        if own or isinstance(error, Refusal | MemoryError | torch.OutOfMemoryError):
+        if ours(objective) or isinstance(error, Refusal | MemoryError | torch.OutOfMemoryError):
             raise
         told = f"{type(error).__name__}: {one_line(error)}"
         raise Refusal(f"objective {type(objective).__name__} failed ({told}); --debug shows where") from error
-    if not own and (wrong := fault(outcome, len(y))):
-        raise Refusal(f"objective {type(objective).__name__} gives {wrong}; mend it")
-    return outcome
+
+
+def ours(objective: Objective) -> bool:
+    return type(objective).__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def fault(outcome: object, images: int) -> str | None:

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from ..errors import Refusal
 from ..objectives import Learner
 from ..optimise import unmoved_statistics
 from .setup import Training
@@ -30,15 +31,21 @@ class InParts:
         self.images = images
         self.parts = [slice(first, first + learner.micro_batch) for first in range(0, images, learner.micro_batch)]
         self.seeds = seeds
+        self.leaves: tuple[Tensor, ...] = ()
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and embeddings of all the views [v images c h w], in their order; leaves of the loss's graph."""
+        if self.leaves:
+            raise Refusal(
+                "optimise.micro_batch given, but the objective calls learner.forward twice in a step; call it once, "
+                "with all its views"
+            )
         self.views = views
         with torch.no_grad(), unmoved_statistics(self.training.network):
             outputs = [self.outputs(number) for number in range(len(self.parts))]
         logits, embeddings = (self.together(each).requires_grad_() for each in zip(*outputs, strict=True))
         self.leaves = (logits, embeddings)
-        return self.leaves
+        return logits, embeddings
 
     def backward(self) -> None:
         """Carry the gradient that the leaves were given into the parameters."""

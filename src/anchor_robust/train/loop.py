@@ -16,6 +16,7 @@ from ..draws import global_state_kept
 from ..evaluation import evaluating, withstand
 from ..interrupt import interruptible
 from ..models import LogitsOnly
+from ..objectives import warning_of
 from ..optimise import learning_rate
 from .setup import Training, searched
 from .tracking import track
@@ -64,7 +65,7 @@ def fit(training: Training, state: State, display: Display) -> None:
             save_state(training, state)
             observer.epoch(line)
             track(training, line, display)
-            warning, before = recipe.objective.warning(line, settings.batch_size), warning
+            warning, before = warning_of(recipe.objective, line, settings.batch_size), warning
             if warning and before:  # an epoch of a healthy run can pass there
                 display.warning(warning)
         if processes.any_says(stop_asked()):
