@@ -45,7 +45,7 @@ class Faulty(Objective):
         if self.slip == "twice":
             loss = loss + learner.cross_entropy(learner.forward(x)[0], y)
         slips: dict[str, Any] = {
-            **dict.fromkeys(("none", "twice", "warns"), Step(loss, logits)),
+            **dict.fromkeys(("none", "twice", "warns", "worries"), Step(loss, logits)),
             "tensor": loss,
             "vector": Step(loss.repeat(3), logits),
             "detached": Step(loss.detach(), logits),
@@ -59,7 +59,8 @@ class Faulty(Objective):
         return slips[self.slip]
 
     def warning(self, parts: Mapping[str, float], batch_size: int) -> str:
-        return str(parts["nope"]) if self.slip == "warns" else ""
+        said = {"warns": lambda: str(parts["nope"]), "worries": lambda: f"beware of {batch_size}"}
+        return said.get(self.slip, str)()
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,13 @@ def test_a_network_that_cannot_be_tried(
     model: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused(capsys, training(tmp_path / "run", f"--model.name={HERE}.{model}"), f"{HERE}.{model}", told)
+
+
+def test_a_lasting_worry_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (f"--objective.name={HERE}.Faulty", "--objective.slip=worries")
+    for epochs, times in ((1, 0), (4, 1)):
+        assert training(tmp_path / str(epochs), *words, f"--optimise.epochs={epochs}") == 0
+        assert capsys.readouterr().err.count("warning: beware of 64") == times
 
 
 def test_an_objective_without_its_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

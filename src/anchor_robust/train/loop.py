@@ -34,7 +34,7 @@ def fit(training: Training, state: State, display: Display) -> None:
     steps = per_epoch * settings.epochs
     for warning in recipe.warnings():
         display.warning(warning)
-    warning = ""
+    worried = 0
     own_generator = global_state_kept(training.fabric.device)
     with interruptible() as stop_asked, own_generator, display.training(plan(training, state, per_epoch)) as observer:
         while state.step < steps:
@@ -65,8 +65,9 @@ def fit(training: Training, state: State, display: Display) -> None:
             save_state(training, state)
             observer.epoch(line)
             track(training, line, display)
-            warning, before = warning_of(recipe.objective, line, settings.batch_size), warning
-            if warning and before:  # an epoch of a healthy run can pass there
+            warning = warning_of(recipe.objective, line, settings.batch_size)
+            worried = worried + 1 if warning else 0
+            if worried == 2:  # an epoch of a healthy run can pass there; and once is enough
                 display.warning(warning)
         if processes.any_says(stop_asked()):
             raise Interrupted(f"stopped at the end: {training.run} is finished")
