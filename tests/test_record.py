@@ -48,6 +48,43 @@ def test_what_a_run_holds_is_replaced_by_at_least_as_much(change: dict[str, Any]
     assert dataclasses.replace(asked, origin="anchor seed 1").covers(record | {"transfer_from": {}}) == covers
 
 
+@pytest.mark.parametrize(
+    "change, covers",
+    (
+        ({}, True),
+        ({"curves": ()}, False),
+        ({"ball": Ball("linf", 0.1)}, False),
+        ({"ball": Ball("l2", 0.15)}, False),
+        ({"search": "bf16"}, False),
+    ),
+)
+def test_curves_alone_are_replaced_by_curves_of_the_same_attacks(change: dict[str, Any], covers: bool) -> None:
+    images = data.load("digits", "test")
+    points = [{"norm": "linf", "eps": eps, "search": "float32"} for eps in (0.1, 0.2)]
+    record = {
+        "data": {"images": 360, "sha256": images.sha256},
+        "threat": {"norm": "linf", "eps": 0.15},
+        "results": [{"attack": "clean", "label": "clean", "norm": None, "eps": None}],
+        "curves": {"eps": [{"norm": "linf", "eps": 0.0}, *points]},
+    }
+    asked = Asked(images, **ASKED | {"attacks": ("clean",), "curves": ("eps",)} | change)
+    assert asked.covers(record) == covers
+    in_bf16 = {"eps": [{**point, "search": "bf16"} for point in points]}
+    assert asked.covers(record | {"curves": in_bf16}) == (covers or asked.search == "bf16")
+
+
+def test_what_is_always_searched_in_float32_does_not_keep_a_bf16_search_from_its_place() -> None:
+    images = data.load("digits", "test")
+    attacked = {"norm": "linf", "eps": 0.15, "engine": "anchor"}
+    results = [
+        {"attack": "pgd20", "label": "PGD-20", "search": "bf16", **attacked},
+        {"attack": "transfer", "label": "PGD-20 (from other)", "search": "float32", **attacked},
+    ]
+    record = {"data": {"images": 360, "sha256": images.sha256}, "results": results}
+    asked = Asked(images, **ASKED | {"attacks": ("pgd20", "transfer"), "search": "bf16"}, origin="other")
+    assert asked.covers(record)
+
+
 def test_the_name_of_an_evaluation_tells_it_from_others() -> None:
     images = data.load("digits", "test")
     changes: tuple[dict[str, Any], ...] = (

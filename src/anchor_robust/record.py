@@ -16,7 +16,7 @@ from . import runs
 from .data import ImageSet
 from .errors import Refusal
 from .evaluation import Engine, Precision
-from .evaluation.protocols import REFERENCE
+from .evaluation.protocols import CONTEXTUAL, REFERENCE
 from .evaluation.reference import NAME
 from .exhibit import Exhibit
 from .report.card import TITLE, card
@@ -68,6 +68,10 @@ class Asked:
             about, results = record["data"], record["results"]
             held = [(result["attack"], result["norm"], result["eps"], result.get("engine")) for result in results]
             elsewhere = any(result["attack"] == "transfer" and self.origin not in result["label"] for result in results)
+            drawn = record.get("curves", {})
+            points = [point for curve in drawn.values() for point in curve if point["eps"]]
+            other_ball = bool(drawn) and record.get("threat") != {"norm": self.ball.norm, "eps": self.ball.eps}
+            searches = {each.get("search") for each in [*results, *points] if each["norm"] and not on_its_own(each)}
             # By what they are: a folder is called otherwise from elsewhere.
             fewer = about["images"] <= len(self.images)
             these = fewer and self.images.first(about["images"]).sha256 == about["sha256"]
@@ -75,16 +79,17 @@ class Asked:
             others = self.weights and record.get("model", {}).get("sha256", self.weights) != self.weights
         except (KeyError, TypeError, AttributeError):
             return True  # no record of ours: nothing is lost
-        exact = self.search == "float32" or all(result.get("search") == "bf16" for result in results if result["norm"])
+        exact = self.search == "float32" or searches <= {"bf16"}
         measured = {self.result(attack) for attack in self.attacks}
-        curves, corruptions, sibling = set(record.get("curves", {})), "corruptions" in record, "transfer_from" in record
+        corruptions, sibling = "corruptions" in record, "transfer_from" in record
         return (
             these
             and not others
             and exact
             and not elsewhere
             and set(held) <= measured
-            and curves <= set(self.curves)
+            and not other_ball
+            and set(drawn) <= set(self.curves)
             and corruptions <= self.corruptions
             and sibling <= bool(self.origin)
         )
@@ -95,6 +100,11 @@ class Asked:
             return attack, None, None, None
         theirs = self.engine == "reference" and attack in REFERENCE
         return attack, self.ball.norm, self.ball.eps, NAME if theirs else "anchor"
+
+
+def on_its_own(result: Mapping[str, Any]) -> bool:
+    """Whether the attack searched on another model or an embedding, always in float32, whatever --search says."""
+    return result.get("attack") in CONTEXTUAL
 
 
 def destination(run: Path | None, out: Path | None, asked: Asked, own: Sequence[str | None], say: Say) -> Path | None:
