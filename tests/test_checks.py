@@ -305,6 +305,43 @@ def test_what_cannot_be_looked_at_is_skipped_with_the_reason(honest, digits) -> 
     assert outputs.independent_of_batch(honest, digits[0][:1], honest(digits[0][:1]))["verdict"] == "skip"
 
 
+def test_no_answer_is_no_right_one(honest, digits) -> None:
+    """NaN is nobody's class, not class 0: such images are worked on by no attack, and no scale is right for them."""
+    x, y = digits[0].clone(), torch.zeros(360, dtype=torch.long)
+    x[:200, 0, 0, 0], x[200:, 0, 0, 0] = 1, 0
+
+    def model(x: Tensor) -> Tensor:
+        return torch.where(x[:, :1, 0, 0] > 0.5, torch.nan, 0 * honest(x) + torch.eye(10)[0])
+
+    found = {entry["name"]: entry["detail"] for entry in checks.run(model, x, y, BALL, images=200, batch_size=100)}
+    assert found[gradients.REACH].startswith("the gradient of the margin is 0 or NaN for 160 of 160 images")
+    right = torch.arange(360) >= 200
+    assert inputs.normalised_once(lambda x: torch.full((len(x), 10), torch.nan), x, y, ~right, 100)["verdict"] == "pass"
+
+
+def test_logits_that_are_no_numbers_are_their_own_like() -> None:
+    logits = torch.tensor([[torch.nan, 1.0], [torch.inf, 2.0], [-torch.inf, -4.0]])
+    assert outputs.distance(logits, logits.clone()) == 0
+    assert outputs.distance(logits, logits + torch.tensor([0.0, 1.0])) == 0.25
+    assert outputs.distance(logits, -logits) == math.inf
+    assert outputs.distance(logits, logits.nan_to_num(nan=0.0)) == math.inf
+    assert outputs.distance(torch.full((2, 2), torch.nan), torch.full((2, 2), torch.nan)) == 0
+    assert outputs.distance(torch.zeros(1, 2), torch.zeros(1, 2)) == 0
+
+
+@pytest.mark.parametrize("made", (lambda: torch.tensor([torch.nan, 1]), lambda: torch.eye(2).to_sparse()))
+def test_what_holds_the_same_is_unchanged(made) -> None:
+    others = (made(), 2 * made(), torch.zeros(3))
+    verdicts = [outputs.unchanged({"kept": made()}, {"kept": after})["verdict"] for after in others]
+    assert verdicts == ["pass", "warn", "warn"]
+
+
+def test_the_reason_of_a_skip_is_the_true_one(honest, digits) -> None:
+    found = checks.run(honest, digits[0][:4], digits[1][:4], BALL, batch_size=1)
+    (alone,) = [entry["detail"] for entry in found if entry["name"] == outputs.ALONE]
+    assert alone == "no image was looked at beside another; give two or more, and a batch size above 1"
+
+
 def test_a_wrong_scale_is_seen_by_accuracy_where_no_batchnorm_is(honest, digits) -> None:
     x, y = digits
     honest.requires_grad_(False)

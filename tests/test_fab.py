@@ -150,6 +150,17 @@ def test_walks_as_the_formula_says(ball, curvature) -> None:
     assert steps_back if curvature > 0 else limited
 
 
+@balls
+def test_logits_in_float64_are_walked_like_others(ball) -> None:
+    x, w = torch.rand(20, 6, generator=seeded()), torch.randn(6, 3, generator=seeded(1))
+    y = (x @ w).argmax(1)
+    found = FAB(ball, steps=5)(lambda x: x @ w, x, y)
+    precise = FAB(ball, steps=5)(lambda x: (x @ w).double(), x, y)
+    assert precise.dtype == x.dtype
+    torch.testing.assert_close(precise, found)
+    assert not found.equal(x)
+
+
 def test_what_is_wrong_already_comes_back_as_it_was() -> None:
     """Class 0 wins wherever the walk towards class 2 leads."""
     x, y = torch.full((3, 4), 0.5), torch.ones(3, dtype=torch.long)

@@ -307,6 +307,10 @@ def test_missing_weights_and_other_orders_of_classes_are_refused(tmp_path: Path,
         huggingface.load(folder(tmp_path, id2label={"0": "b", "1": "a", "2": "c"}), CLASSES, (3, 8, 8))
     with pytest.raises(Refusal, match="orders its classes b, a, other"):
         huggingface.load(folder(tmp_path, id2label={"0": "b", "1": "a", "2": "other"}), CLASSES, (3, 8, 8))
+    for labels, told in (({"cat": 0}, "of cat"), (["a", "b"], "of list")):
+        with pytest.raises(Refusal, match=f"has id2label {told}; allowed: names by the numbers"):
+            huggingface.load(folder(tmp_path, id2label=labels), CLASSES, (3, 8, 8))
+    huggingface.load(folder(tmp_path, id2label=None), CLASSES, (3, 8, 8))
 
 
 def test_a_hugging_face_folder_without_the_library_says_what_to_install(

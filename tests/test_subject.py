@@ -18,7 +18,7 @@ from anchor_robust.cli import main
 from anchor_robust.errors import Refusal
 from anchor_robust.formats.normalise import normalisation
 from anchor_robust.settings import keywords
-from anchor_robust.subject import Named, Subject, ball_asked, digest, under_test
+from anchor_robust.subject import Named, Subject, ball_asked, digest, digest_of, under_test
 from anchor_robust.threat import Ball
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -335,6 +335,36 @@ def test_the_digest_of_a_folder_sees_pickled_weights(tmp_path: Path) -> None:
         (tmp_path / "pytorch_model.bin").write_bytes(content)
         told.append(digest(str(tmp_path)))
     assert told[0] != told[1]
+
+
+class Hides(nn.Flatten):
+    """Keeps beside its weights what has no bytes of its own."""
+
+    def __init__(self, hidden: Any) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.register_buffer("kept", hidden if isinstance(hidden, Tensor) else None)
+
+    def get_extra_state(self) -> Any:
+        return self.hidden
+
+    def set_extra_state(self, state: Any) -> None:
+        self.hidden = state
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.parametrize(
+    "made",
+    (
+        lambda: {"a": 1},
+        lambda: torch.eye(3).to_sparse(),
+        lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8),
+    ),
+    ids=("words", "sparse", "quantised"),
+)
+def test_a_state_that_is_more_than_tensors_cannot_be_seen(made: Callable[[], Any]) -> None:
+    assert digest_of(Hides(made())) == {}
+    assert digest_of(nn.Flatten()).keys() == digest_of(Hides(torch.ones(2))).keys() == {"sha256"}
 
 
 @pytest.mark.parametrize("body", ("x", "1 - x"))

@@ -251,11 +251,16 @@ def read(
 
 
 def digest_of(network: Any) -> dict[str, str]:
-    """SHA-256 of a module's tensors, by name; nothing of what is no module, whose numbers cannot be seen."""
+    """SHA-256 of a module's tensors, by name; nothing where not all its numbers can be seen.
+
+    So of a function, and of a module that keeps other things than tensors, or sparse or quantised ones.
+    """
     if not isinstance(network, nn.Module):
         return {}
     total = hashlib.sha256()
     for name, tensor in network.state_dict().items():
+        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or tensor.is_quantized:
+            return {}
         total.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return {"sha256": total.hexdigest()}
 

@@ -18,14 +18,14 @@ def move_to_hyperplane(norm: Norm, x: Tensor, w: Tensor, value: Tensor) -> Tenso
     is concave and piecewise linear, so Newton's method solves h(lambda) = |value| exactly, climbing from 0 over a
     handful of pieces, where sorting the breakpoints would cost more than the model. (FAB, arXiv 1907.02044, section 3.)
     """
-    flat, slope = x.flatten(1), w.flatten(1).abs()
+    flat, slope, value = x.flatten(1), w.flatten(1).abs(), value.to(x.dtype)  # a model may give logits in float64
     # By the largest entry first: a saturated model's gradients would underflow when they are squared.
     scale = slope.amax(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
     slope = slope / scale
     towards = (per_image(-value.sign(), w) * w.sign()).flatten(1)
     room = 0.5 + towards * (0.5 - flat)  # 1 - x upwards, x downwards; choosing by a mask takes ten times as long
     speed = slope if norm == "l2" else torch.ones_like(slope)
-    pace = _solve(slope, speed, room, value.abs().to(x.dtype).unsqueeze(1) / scale)
+    pace = _solve(slope, speed, room, value.abs().unsqueeze(1) / scale)
     return torch.minimum(pace * speed, room).mul_(towards).view_as(x)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..attacks import PGD, Attack, Noise, Square, Transfer, fgsm
 from ..attacks.base import Model, frozen
+from ..attacks.margins import fooled
 from ..attacks.pgd import Loss
 from ..threat import Ball
 from . import adversarials, gradients, inputs, outputs, strength
@@ -87,7 +88,7 @@ def examine(
         frozen(model),
     ):
         before, first, again = outputs.state(model), passed(model, x, together), passed(model, x, together)
-        right = first.argmax(1) == y
+        right = ~fooled(first, y)
         sample = right.nonzero().flatten()[:images]
         compared = compare_attacks(
             Case(model, x[sample], y[sample], ball, generator, together),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks.base import Model, module_behind
+from ..attacks.margins import fooled
 from ..errors import one_line
 from .finding import Finding, beyond, finding, skipped
 
@@ -24,10 +25,10 @@ def normalised_once(model: Model, x: Tensor, y: Tensor, right: Tensor, batch_siz
     accuracy, misfit = right.double().mean().item(), look(model, x, batch_size)[1]
     for change, rescaled in scales(x).items():
         try:
-            predictions, other_misfit = look(model, rescaled, batch_size)
+            logits, other_misfit = look(model, rescaled, batch_size)
         except Exception as error:  # a model that refuses other pixels than [0, 1] has settled the question
             return skipped(NORMALISED, f"the model takes no pixels outside [0, 1] ({one_line(error)})")
-        now = predictions == y
+        now = ~fooled(logits, y)
         won, lost = int((now & ~right).sum()), int((right & ~now).sum())
         clearer = (won - lost) / len(x) >= GAIN and beyond(won, won + lost, 0.5)
         if clearer or (misfit > MISFIT and other_misfit < misfit / BETTER):
@@ -58,7 +59,7 @@ def scales(x: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def look(model: Model, x: Tensor, batch_size: int) -> tuple[Tensor, float]:
-    """Predictions [n], and how far what reaches the first BatchNorm is from its statistics (NaN without one)."""
+    """Logits [n k], and how far what reaches the first BatchNorm is from its statistics (NaN without one)."""
     module = module_behind(model)
     norms = [] if module is None else [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
     misfits: list[float] = []
@@ -69,11 +70,11 @@ def look(model: Model, x: Tensor, batch_size: int) -> tuple[Tensor, float]:
 
     hooks = [norm.register_forward_pre_hook(listen) for norm in norms]
     try:
-        predictions = torch.cat([model(images).argmax(1) for images in x.split(batch_size)])
+        logits = torch.cat([model(images) for images in x.split(batch_size)])
     finally:
         for hook in hooks:
             hook.remove()
-    return predictions, misfits[0] if misfits else torch.nan
+    return logits, misfits[0] if misfits else torch.nan
 
 
 def divergence(x: Tensor, norm: nn.BatchNorm2d) -> float:

@@ -45,12 +45,20 @@ def state(model: Model) -> dict[str, Tensor] | None:
 def unchanged(before: Mapping[str, Tensor] | None, after: Mapping[str, Tensor] | None) -> Finding:
     if before is None or after is None:
         return skipped(UNCHANGED, "the model is a function, not an nn.Module: its state cannot be seen")
-    changed = [name for name, tensor in before.items() if not tensor.equal(after[name])]
+    changed = [name for name, tensor in before.items() if not same(tensor, after[name])]
     if not changed:
         return finding(UNCHANGED, False, "every parameter and buffer is what it was before the attacks", "")
     seen = f"{len(changed)} parameters or buffers have changed in evaluation mode, among them {changed[0]}"
     advice = "the number depends on what was evaluated before; let the forward pass write to nothing in evaluation mode"
     return finding(UNCHANGED, True, seen, advice)
+
+
+def same(tensor: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same, sparse ones and NaN included."""
+    tensor, other = tensor.to_dense(), other.to_dense()
+    if tensor.equal(other) or tensor.shape != other.shape or not tensor.is_floating_point():
+        return tensor.equal(other)
+    return bool(((tensor == other) | (tensor.isnan() & other.isnan())).all())
 
 
 def logits_not_probabilities(logits: Tensor) -> Finding:
@@ -71,7 +79,7 @@ def logits_not_probabilities(logits: Tensor) -> Finding:
 def independent_of_batch(model: Model, x: Tensor, together: Tensor) -> Finding:
     """Against the logits `together` [n k] of one batch x [n ...]: backwards, and the first few each on its own."""
     if len(x) < 2:
-        return skipped(ALONE, "one image alone is its own batch; give more")
+        return skipped(ALONE, "no image was looked at beside another; give two or more, and a batch size above 1")
     backwards = model(x.flip(0)).flip(0)
     alone = torch.cat([model(image) for image in x[:SINGLES].split(1)])
     largest = max(distance(together, backwards), distance(together[:SINGLES], alone))
@@ -84,6 +92,11 @@ def independent_of_batch(model: Model, x: Tensor, together: Tensor) -> Finding:
 
 
 def distance(logits: Tensor, other: Tensor) -> float:
-    """The largest difference, as a share of the largest logit; NaN counts as infinitely far."""
-    scale = logits.abs().amax().clamp_min(torch.finfo(logits.dtype).tiny)
-    return ((logits - other).abs().amax() / scale).nan_to_num(nan=torch.inf).item()
+    """The largest difference, as a share of the largest finite logit.
+
+    NaN and infinity are as far as can be from all but their like: a model that always says NaN says the same.
+    """
+    alike = (logits == other) | (logits.isnan() & other.isnan())
+    apart = (logits - other).abs().nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill(alike, 0)
+    scale = logits.abs().masked_fill(~logits.isfinite(), 0).amax().clamp_min(torch.finfo(logits.dtype).tiny)
+    return (apart.amax() / scale).item()

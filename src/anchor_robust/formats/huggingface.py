@@ -77,7 +77,7 @@ def load(folder: Path, classes: Sequence[str], shape: tuple[int, int, int]) -> t
     processor does what is not known here.
     """
     config = read(folder, CONFIG)
-    check_classes(folder, config.get("id2label", {}), classes)
+    check_classes(folder, config.get("id2label") or {}, classes)
     preparation = understood(read(folder, PREPROCESSOR), shape) if (folder / PREPROCESSOR).is_file() else None
     about = {"name": (config.get("architectures") or [config.get("model_type")])[0]}
     return Prepared(classifier(folder), preparation), about | (asdict(preparation) if preparation else {})
@@ -111,6 +111,12 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 
 def check_classes(folder: Path, labels: Mapping[str, str], classes: Sequence[str]) -> None:
     """Refuse a model that has a class of that name at another place: its logits would be taken for others."""
+    if not isinstance(labels, Mapping) or not all(str(key).isdecimal() for key in labels):
+        given = ", ".join(map(str, labels)) if isinstance(labels, Mapping) else type(labels).__name__
+        raise Refusal(
+            f"{folder / CONFIG} has id2label of {given:.60}; allowed: names by the numbers 0, 1, ... of their logits; "
+            "correct it, or leave it out"
+        )
     named = [str(labels[key]).lower() for key in sorted(labels, key=int)]
     asked = [name.lower() for name in classes]
     if any(name in named and named[place : place + 1] != [name] for place, name in enumerate(asked)):
