@@ -364,6 +364,13 @@ def test_wrong_data_is_refused_in_one_line(change, hint, net, x, y) -> None:
     assert "\n" not in str(refusal.value)
 
 
+def test_a_ball_that_rounding_leaves_nothing_of_is_refused(net, x, y) -> None:
+    small = PGD(Ball("l2", 5e-7), steps=1)
+    with pytest.raises(Refusal, match="l2 eps 5e-07 given; in float32 nothing of that ball is left on 192 pixels"):
+        small(net, x, y)
+    assert not small(copy.deepcopy(net).double(), x.double(), y).equal(x.double())
+
+
 @pytest.mark.parametrize(
     ("model", "hint"),
     [

@@ -56,7 +56,7 @@ class Ball:
         if self.norm == "linf":
             delta.clamp_(-self.eps, self.eps)
         else:
-            radius = self._radius_that_survives_rounding(x)
+            radius = self.radius_in(x)
             shrink = (radius / _length(delta).clamp_min(torch.finfo(x.dtype).tiny)).clamp_max(1)
             delta.mul_(per_image(shrink, x))
         return delta.add_(x).clamp_(0, 1)
@@ -102,7 +102,8 @@ class Ball:
         delta = x_adv - x
         return delta.flatten(1).abs().amax(1) if self.norm == "linf" else _length(delta)
 
-    def _radius_that_survives_rounding(self, x: Tensor) -> float:
+    def radius_in(self, x: Tensor) -> float:
+        """What of an l2 radius survives the rounding of images x [n ...]; 0 where nothing does."""
         # Rounding x + delta moves each pixel by up to half a unit in the last place, and measuring the length
         # errs by a few of its own. Without this slack (3e-6 on CIFAR-10) a flat image would leave the ball.
         unit = torch.finfo(x.dtype).eps

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Any, ClassVar, Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,15 @@ class Attack(ABC):
       method of one, or a functools.partial of either: what is inside a lambda cannot be seen.
     * Gradients flow whatever the surrounding no_grad or inference_mode; the global generator stays as it is.
     * The result is projected into the ball and [0, 1], detached, of x's dtype and device.
+
+    Attributes:
+        ball: Where the attacker may go.
+        searches_the_model: Whether the search runs on the model of the call. One that runs on a model of its own takes
+            no faster form of it.
     """
 
     ball: Ball
+    searches_the_model: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -55,10 +61,12 @@ class Attack(ABC):
         """Adversarial images [n ...] for images x [n ...] in [0, 1], float32 or float64, with labels y [n].
 
         `model` maps images to logits [n k]. Without a generator a fresh one, seeded with 0, is used. Raises
-        Refusal where x or y is not as above, and where a label has no logit. What pixels and labels hold is taken on
-        trust if so said: asking an accelerator makes the processor wait until all that was queued is done.
+        Refusal where x or y is not as above, where a label has no logit, and where the ball is too small for x's
+        dtype. What pixels and labels hold is taken on trust if so said: asking an accelerator makes the processor wait
+        until all that was queued is done.
         """
         _check_images(x)
+        _check_room(self.ball, x)
         _check_labels(y, len(x))
         classes_needed = 0
         if not trusted:
@@ -164,6 +172,14 @@ def _check_images(x: Tensor) -> None:
         raise Refusal(
             f"images {list(x.shape)} {x.dtype} given; allowed: float32 or float64 [n ...], n at least 1; "
             "for a faster model use autocast, as half precision cannot resolve the ball"
+        )
+
+
+def _check_room(ball: Ball, x: Tensor) -> None:
+    if ball.norm == "l2" and not ball.radius_in(x):
+        raise Refusal(
+            f"l2 eps {ball.eps:g} given; in {str(x.dtype).removeprefix('torch.')} nothing of that ball is left on "
+            f"{x[0].numel():,} pixels; give a larger eps"
         )
 
 

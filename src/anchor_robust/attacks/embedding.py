@@ -1,7 +1,7 @@
 """Attacks on the embedding, for models that were trained to shape it: a loss of theirs that no logit shows."""
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,8 @@ class EmbeddingAttack(Attack):
 
     Raises Refusal for another loss, for labels that do not fit, and on a call for a label without a reference.
     """
+
+    searches_the_model: ClassVar[bool] = False
 
     def __init__(
         self,

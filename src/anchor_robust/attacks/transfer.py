@@ -1,6 +1,6 @@
 """Transfer: adversarial images made on one model and tried on another (Papernot et al., arXiv 1605.07277)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ class Transfer(Attack):
     A direct attack that loses to a transferred one has not found what is there (arXiv 1802.00420). `source` is any
     model of the same classes, and comes back as it was, as from every attack.
     """
+
+    searches_the_model: ClassVar[bool] = False
 
     def __init__(self, source: Model, attack: Attack) -> None:
         self.source, self.attack, self.ball = source, attack, attack.ball

@@ -76,8 +76,11 @@ class Course:
         found = torch.tensor([outcome for unit in units for outcome in unit.outcomes])
         return found, sum(unit.seconds for unit in units)
 
-    def endure(self, planned: Planned, standing: Tensor) -> Endured:
-        """Run the stages one after another, each attack in full batches over the images that still stand."""
+    def endure(self, planned: Planned, standing: Tensor, drawn_as: str = "") -> Endured:
+        """Run the stages one after another, each attack in full batches over the images that still stand.
+
+        What is `drawn_as` another name draws what that would, and is kept under its own name.
+        """
         held, answers, inside, told = standing.clone(), torch.full(standing.shape, -1), True, []
         for number, stage in enumerate(planned.stages):
             before, seconds = int(held.sum()), 0.0
@@ -91,8 +94,10 @@ class Course:
                     chosen = batches(held.clone(), self.batch_size)
                     work: list[tuple[str, Compute]] = []
                     for place, indices in enumerate(chosen):
-                        name = f"{planned.name}/{number}/{turn}/{place}"
-                        work.append((name, partial(self.answers_under, attack, indices, name, search)))
+                        where = f"{number}/{turn}/{place}"
+                        draws = f"{drawn_as or planned.name}/{where}"
+                        answer = partial(self.answers_under, attack, indices, draws, search)
+                        work.append((f"{planned.name}/{where}", answer))
                     for indices, unit in zip(chosen, self.ledger.finished(work), strict=True):
                         answers[indices] = torch.tensor(unit.outcomes)
                         held[indices] = answers[indices] == self.y.cpu()[indices]
@@ -110,8 +115,14 @@ class Course:
     def answers_under(self, attack: Attack, indices: Tensor, name: str, search: Model) -> tuple[list[int], bool]:
         # A generator of its own, so that what was finished before a kill changes nothing for what comes after.
         generator = torch.Generator(self.device).manual_seed(unit_seed(self.seed, name))
+        search = search if attack.searches_the_model else self.model
         answers, inside = attacked(self.model, attack, *self.of(indices), generator, search)
         return answers.tolist(), inside
+
+    def searched_in(self, planned: Planned) -> Precision:
+        """What the attacks search in, of which some know no other than float32."""
+        attacks = [attack for stage in planned.stages for attack in stage.attacks]
+        return self.precision if any(attack.searches_the_model for attack in attacks) else "float32"
 
     def of(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         return laid_out(self.model, self.images.pixels(indices)), self.y[indices.to(self.y.device)]

@@ -12,6 +12,7 @@ from .. import environment
 from ..attacks import Attack
 from ..attacks.base import Model
 from ..checks import IMAGES, Finding, drawn, examine
+from ..checks.finding import beyond, finding
 from ..data import Given, Labelled, check_pixels
 from ..errors import Refusal
 from ..threat import Ball
@@ -78,8 +79,8 @@ def measure(
     """`evaluate`, with the outcome of every image; images are looked at a batch at a time.
 
     `engine` "reference" runs AutoAttack by its authors' code. `search` "bf16" looks for adversarials in bfloat16; the
-    verdict is the model's in float32 all the same, and a batch of the images that withstand is attacked again in
-    float32. `curves` are `eps`, `steps`; `checks` are run at the end, with attacks from `sibling` if one is given.
+    verdict is the model's in float32 all the same, and a check tells what a search in float32 finds beyond it.
+    `curves` are `eps`, `steps`; `checks` are run at the end, with attacks from `sibling` if one is given.
     `bar(label, images)` opens a progress bar, and `ledger` keeps what is finished.
     """
     environment.keep_freed_memory()
@@ -104,10 +105,11 @@ def measure(
         found, inside = [], True
         for each in planned:
             endured = course.endure(each, correct)
-            if course.precision == "bf16":
-                endured, told = searched_again(course, each, endured)
-                found.append(told)
             inside &= endured.inside
+            if course.searched_in(each) == "bf16":
+                contained, told = searched_again(course, each, endured.held)
+                inside &= contained
+                found.append(told)
             results.append(result(course, each, endured, classes))
             outcomes[f"held_{each.name}"] = endured.held.numpy()
             # What is wrong already is not attacked: its answer stays the clean one.
@@ -156,28 +158,43 @@ def drawn_curve(
 
 
 def result(course: Course, planned: Planned, endured: Endured, classes: Sequence[str] | None) -> dict[str, Any]:
-    stated = planned.conventions() | {"search": course.precision}
+    stated = planned.conventions() | {"search": course.searched_in(planned)}
     stated |= {"stages": endured.stages} if len(endured.stages) > 1 else {}
     return summary(planned.name, stated, endured.held, course.y, classes, endured.seconds)
 
 
-def searched_again(course: Course, planned: Planned, endured: Endured) -> tuple[Endured, dict[str, str]]:
-    """Attack the first batch of those that withstood a bf16 search once more, searching with the model itself."""
-    sample = torch.zeros_like(endured.held)
-    for indices in batches(endured.held, course.batch_size)[:1]:
+def searched_again(course: Course, planned: Planned, held: Tensor) -> tuple[bool, Finding]:
+    """Attack the first batch of those that withstood a bf16 search again, in bf16 and in float32; was all in the ball?
+
+    Both start from the same new points, so that another start breaks as many for one as for the other. The accuracy
+    stays that of the attack as it is stated.
+    """
+    sample = torch.zeros_like(held)
+    for indices in batches(held, course.batch_size)[:1]:
         sample[indices] = True
     exact = replace(course, search=course.model, compiled=course.model)
-    again = exact.endure(replace(planned, name=f"{planned.name} float32", label=f"{planned.label} float32"), sample)
-    fallen = sample & ~again.held
-    fell = int(fallen.sum())
-    told = {
-        "name": f"bf16 search of {planned.label}",
-        "verdict": "warn" if fell else "pass",
-        "detail": f"{fell} of {int(sample.sum())} images that it left standing fell to the same attack in float32; "
-        "read the accuracy as an upper bound",
-    }
-    held, answers = endured.held & ~fallen, torch.where(fallen, again.answers, endured.answers)
-    return replace(endured, held=held, answers=answers, inside=endured.inside and again.inside), told
+    in_bf16, in_float32 = (
+        each.endure(
+            replace(planned, name=f"{planned.name} {precision} again", label=f"{planned.label} {precision} again"),
+            sample,
+            drawn_as=f"{planned.name} again",
+        )
+        for each, precision in ((course, "bf16"), (exact, "float32"))
+    )
+    missed = int((in_bf16.held & ~in_float32.held).sum())
+    found = int((in_float32.held & ~in_bf16.held).sum())
+    seen = (
+        f"of {int(sample.sum())} images that it left standing, attacked again from the same new start in both, "
+        f"{missed} fall in float32 alone and {found} in bf16 alone (a warning takes more of the first than tosses of a "
+        "coin give once in 1,000 times)"
+    )
+    told = finding(
+        f"bf16 search of {planned.label}",
+        beyond(missed, missed + found, 0.5),
+        seen,
+        "the search in bf16 misses adversarials; read the accuracy as an upper bound",
+    )
+    return in_bf16.inside and in_float32.inside, told
 
 
 def recheck(inside: bool) -> dict[str, str]:

@@ -111,7 +111,9 @@ def plan(
             planned[attack.name] = attack
         elif isinstance(attack, Attack):
             name = free(type(attack).__name__.lower(), [*planned, *named])
-            planned[name] = Planned(name, type(attack).__name__ + name[len(type(attack).__name__) :], alone(attack))
+            _, _, number = name.partition("-")
+            label = type(attack).__name__ + (f" ({number})" if number else "")
+            planned[name] = Planned(name, label, alone(attack))
         elif attack in CONTEXTUAL:
             raise Refusal(f"attack {attack!r} needs more than a model and its images; give the attack itself")
         elif attack != "clean" and attack not in planned:

@@ -3,8 +3,8 @@
 BF16 = "bf16 search of"  # the attack's label follows
 WHY = {
     BF16: (
-        "The attack searched in bfloat16 to save time. Some of what it left was attacked again in float32; if more "
-        "falls there, the accuracy is an upper bound."
+        "The attack searched in bfloat16 to save time. Some of what it left was attacked again, in bfloat16 and in "
+        "float32 from the same start; if float32 breaks more than chance explains, the accuracy is an upper bound."
     ),
     "adversarials re-checked": (
         "A robust accuracy counts only if every attacked image stayed inside the ball and in [0, 1], and if the "
