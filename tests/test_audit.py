@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from anchor_robust import audit, data, load, runs
-from anchor_robust.attacks import EmbeddingAttack, Transfer
+from anchor_robust.attacks import PGD, EmbeddingAttack, Transfer
 from anchor_robust.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from anchor_robust.display import Display
 from anchor_robust.errors import Refusal
@@ -20,7 +19,7 @@ from anchor_robust.evaluation.protocols import pgd20
 from anchor_robust.report.card import card
 from anchor_robust.report.measured import corruptions
 from anchor_robust.report.record import read
-from anchor_robust.subject import Named, Subject, under_test
+from anchor_robust.subject import Named, under_test
 from anchor_robust.threat import Ball
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -144,11 +143,27 @@ def test_another_sibling_does_not_go_on_where_the_first_was_stopped(
     assert len(files) == 2
 
 
-def test_a_function_whose_weights_nobody_sees_starts_anew() -> None:
-    images = data.load("digits", "test")
-    seen, unseen = (Subject(nn.Flatten(), about, images, BALL) for about in ({"sha256": "1", "source": "a"}, {}))
-    assert audit.identity(seen) == {"sha256": "1"}
-    assert audit.identity(unseen) != audit.identity(unseen)
+def test_a_function_whose_weights_nobody_sees_starts_anew_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "unseen.py").write_text("def make():\n    return lambda x: x.flatten(1)[:, :10]\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    search, calls = PGD.search, list[int]()
+
+    def interrupted(self: PGD, *given: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return search(self, *given)
+
+    monkeypatch.setattr(PGD, "search", interrupted)
+    words: dict[str, Any] = {"limit": 360, "batch_size": 9, "out": tmp_path / "r.json", "display": Display()}
+    named = Named(None, "unseen:make", data="digits", normalize="none")
+    with pytest.raises(KeyboardInterrupt, match="begins anew, as nobody can see whether the weights of unseen"):
+        audit.audit(named, ["pgd20"], **words)
+    audit.audit(named, ["pgd20"], **words)
+    assert "other settings" not in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.partial-*"))
 
 
 @pytest.mark.parametrize("taken", ("data", "card", "outcomes of the run"))

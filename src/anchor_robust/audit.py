@@ -1,6 +1,5 @@
 """From a run or a weights file to its numbers: load, attack the test images, have the record written."""
 
-import uuid
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -80,15 +79,17 @@ def audit(
         weights=subject.about.get("sha256", ""),
     )
     target = destination(subject.run, out, asked, (named.source, named.data), display.line)
+    seen = "sha256" in subject.about
     if target is None:
-        display.warning(
-            "nothing is kept; --out FILE.json keeps the record, and a stopped evaluation goes on from there"
-        )
+        more = ", and a stopped evaluation goes on from there" if seen else ""
+        display.warning(f"nothing is kept; --out FILE.json keeps the record{more}")
     on_device = images.to(device)
     around = environment.describe(device)
     determining = {key: value for key, value in around.items() if key not in ("command", "platform")}
     others = {"sibling": identity(sibling)} if sibling else {}
-    ledger = Ledger(target, {"model": identity(subject), **others, "environment": determining}, display.line)
+    settled = {"model": identity(subject), **others, "environment": determining}
+    # What was finished under weights that nobody sees is nothing to go on from.
+    ledger = Ledger(target if seen else None, settled, display.line)
     try:
         measurement = measure(
             subject.model,
@@ -114,8 +115,7 @@ def audit(
                 subject.model, on_device, images.classes, batch_size, seed, display.bar
             )
     except KeyboardInterrupt:
-        kept = f"the same command goes on from {ledger.path}" if ledger.path else "--out FILE.json would have kept it"
-        raise KeyboardInterrupt(f"stopped; {kept}") from None
+        raise KeyboardInterrupt(f"stopped; {after_a_stop(ledger, target, subject)}") from None
     record = {
         **measurement.record,
         "model": subject.about,
@@ -137,11 +137,20 @@ def audit(
     return record
 
 
+def after_a_stop(ledger: Ledger, target: Path | None, subject: Subject) -> str:
+    """What the same command would do now."""
+    if ledger.path:
+        return f"the same command goes on from {ledger.path}"
+    if "sha256" in subject.about:
+        return "run the same command again" if target else "--out FILE.json would have kept it"
+    source = subject.about["source"]
+    return f"the same command begins anew, as nobody can see whether the weights of {source} are the same then"
+
+
 def identity(subject: Subject) -> dict[str, Any]:
-    """What decides a model's answers. Where its weights cannot be seen, it is never the same as another time."""
-    seen = {} if "sha256" in subject.about else {"unseen": uuid.uuid4().hex}
+    """What decides a model's answers, as far as it can be seen."""
     answers = {"answers": subject.answers} if subject.answers else {}
-    return {key: value for key, value in subject.about.items() if key != "source"} | answers | seen
+    return {key: value for key, value in subject.about.items() if key != "source"} | answers
 
 
 def in_context(
