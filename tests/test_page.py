@@ -11,6 +11,7 @@ import sys
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ from anchor_robust.cli import main
 from anchor_robust.errors import Refusal
 from anchor_robust.finite import finite
 from anchor_robust.report.compare import comparison
-from anchor_robust.report.page import write
+from anchor_robust.report.page import tiles, write
 from anchor_robust.report.page.accuracy import by_name
 from anchor_robust.report.page.dossier import read
 from anchor_robust.report.page.explanations import why
@@ -298,8 +299,23 @@ def test_autoattack_counts_even_on_fewer_images_and_beside_the_evaluation() -> N
 
 
 def test_seeds_are_told() -> None:
-    told = verdict({"evaluation.json": record(result("PGD-20", 0.5, deviation=0.012, seeds=3))})
-    assert "holds 50.0 % [49.0, 51.0] of its answers, ± 1.2 over 3 seeds, under PGD-20" in told
+    def of(label: str, **by_seed: float) -> dict[str, Any]:
+        return result(label, fmean(by_seed.values()), by_seed=by_seed, seeds=3)
+
+    clean, three = of("clean", a=0.7, b=0.8, c=0.9), of("PGD-20", a=0.4, b=0.5, c=0.6) | {"deviation": 0.1}
+    told = verdict({"evaluation.json": record(clean, three)})
+    assert "holds 50.0 % [49.0, 51.0] of its answers, ± 10.0 over 3 seeds, under PGD-20" in told
+    assert "(80.0 % without an attack)" in told
+    two = of("AutoAttack", a=0.4, b=0.5) | {"deviation": 0.07}
+    told = verdict({"evaluation.json": record(clean, three, two)})
+    assert "± 7.0 over 2 of 3 seeds, under AutoAttack at 8/255 (75.0 % without an attack)" in told
+    told = verdict({"evaluation.json": record(clean, three, of("AutoAttack", b=0.4))})
+    assert "of its answers (1 of 3 seeds) under AutoAttack at 8/255 (80.0 % without an attack)" in told
+    told = verdict({"evaluation.json": record(of("clean", a=0.7), of("AutoAttack", b=0.4))})
+    assert "under AutoAttack at 8/255, on" in told, "another seed's clean accuracy is none of this one's"
+    few = of("AutoAttack", b=0.4) | {"data": {"sha256": "few"}}
+    told = verdict({"evaluation.json": record(clean, of("clean", b=0.9) | {"data": {"sha256": "few"}}, few)})
+    assert "(90.0 % without an attack)" in told, "on the same images"
 
 
 @pytest.mark.parametrize(
@@ -562,6 +578,31 @@ def test_seeds_are_pooled_and_methods_marked(evaluated_run: Path, tmp_path: Path
     assert {"gallery-0-0", "gallery-1-0", "map-1-0", "confusion-1-0"} <= found.data["parts"].keys()
     one = len(json.dumps(Page(write(made[:1])).data["pictures"]))
     assert len(json.dumps(found.data["pictures"])) == one, "pictures that runs share are there once"
+
+
+def test_what_one_run_alone_has_measured_is_shown_with_its_conventions(evaluated_run: Path, tmp_path: Path) -> None:
+    made = three_runs(evaluated_run, tmp_path)
+    for run, file in ((made[1], "full.json"), (made[2], "full-of-another.json")):
+        own = runs.read_json(run / runs.EVALUATION)
+        full = own["results"][1] | {"attack": "autoattack", "label": "AutoAttack", "accuracy": 0.2222, "start": "grid"}
+        runs.write_json(run / file, own | {"results": [full]})
+    told = " ".join(Page(write(made, tmp_path / "all.html")).text.split())
+    assert "full.json" in told
+    assert "full-of-another.json" in told
+    assert "anchor, seed 1" in told, "whose it is"
+    assert told.count("22.22") == 2
+    assert "grid start" in told
+
+
+def test_a_tile_says_of_how_many_seeds_it_is(evaluated_run: Path, tmp_path: Path) -> None:
+    made = three_runs(evaluated_run, tmp_path)
+    with_curve = runs.read_json(made[0] / runs.EVALUATION)
+    other = with_curve["results"][1] | {"label": "PGD-20 of one"}
+    edit(made[0] / runs.EVALUATION, results=[with_curve["results"][0], other])
+    (entry, _) = together([read(run) for run in made]).entries
+    notes = {tile["label"]: tile["note"] for tile in tiles(entry)}
+    assert notes["PGD-20 of one"].endswith(", 1 of 2 seeds")
+    assert "seeds" not in notes["clean"]
 
 
 def test_a_run_that_is_named_like_a_method_does_not_take_its_place(evaluated_run: Path, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_every_committed_record_has_a_card_and_its_outcomes(file: Path) -> None:
 
 def test_the_page_says_what_withstands_every_attack() -> None:
     dossier = Dossier(Path("numbers.json"), record=full_record())
-    (accuracies, *_) = measured(dossier)
+    (accuracies, *_) = measured(dossier.records)
     assert accuracies.notes == ["Withstand every attack, PGD-20 and AutoAttack: 50.00 % [45.0, 55.0]"]
     assert [row[0] for row in accuracies.rows] == ["clean", "PGD-20", "AutoAttack"]
     assert all(row[-2:] == ["400", "numbers.json"] for row in accuracies.rows)

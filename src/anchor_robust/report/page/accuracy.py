@@ -8,7 +8,7 @@ from ..conventions import bounds, conventions
 from ..measured import accuracies, corruptions, stages, worst_case
 from ..methods import ASSUMED, CONVENTIONS
 from ..sheet import Sheet, spread
-from .dossier import Dossier
+from .dossier import Dossier, Record
 from .explanations import why
 from .figures import Chart, Line, intervals, percents
 from .parts import Block, Section, named, unmeasured
@@ -30,16 +30,27 @@ def results(page: Together) -> Section:
     blocks = [compared(facts) for facts in page.comparisons.values()]
     inside = {method["method"] for facts in page.comparisons.values() for method in facts["methods"]}
     alone = [entry for entry in page.entries if entry.dossier.record and entry.label not in inside]
-    blocks += [Block(named(page, entry), measured(entry.dossier)) for entry in alone]
+    blocks += [Block(named(page, entry), measured(entry.dossier.records)) for entry in alone]
+    blocks += [
+        Block(named(page, entry, seed), measured(left))
+        for entry in page.entries
+        for seed in entry.seeds
+        if entry.label in inside and (left := uncompared(page, seed))
+    ]
     found = [headline(entry.records) for entry in page.entries]
     if any(each and each[1]["label"] != AUTOATTACK for each in found):
         says.append(FLATTERS)
     return Section("results", "Results", [*says, OF_ALL] if blocks else says, blocks)
 
 
-def measured(dossier: Dossier) -> list[Sheet]:
+def uncompared(page: Together, seed: Dossier) -> dict[str, Record]:
+    """The evaluations of a compared run that no other run has under that name."""
+    return {file: record for file, record in seed.records.items() if file not in page.comparisons}
+
+
+def measured(records: Mapping[str, Record]) -> list[Sheet]:
     """Every accuracy of every evaluation, and beside it on how many images and in which file it is."""
-    of_file = [(file, record, accuracies(record["results"], "")) for file, record in dossier.records.items()]
+    of_file = [(file, record, accuracies(record["results"], "")) for file, record in records.items()]
     rows = [
         [*row, f"{result['images']:,}", file]
         for file, record, sheet in of_file
@@ -48,7 +59,7 @@ def measured(dossier: Dossier) -> list[Sheet]:
     headings = [*accuracies([], "").headings, "images", "file"]
     staged = [stages(each) for _, record, _ in of_file for each in record["results"] if each.get("stages")]
     withstood = [told for _, record, _ in of_file for told in worst_case(record)]
-    corrupted = dossier.record.get("corruptions") if dossier.record else None
+    corrupted = next((record["corruptions"] for record in records.values() if record.get("corruptions")), None)
     return [
         Sheet("Accuracy under each attack", headings, rows, withstood),
         *staged,

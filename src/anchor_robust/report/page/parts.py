@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .dossier import Dossier
 from .together import Entry, Together
 
 
@@ -36,8 +37,8 @@ def unmeasured(page: Together) -> list[str]:
     return [told for entry in page.entries if (told := missing(page, entry, "evaluation"))]
 
 
-def named(page: Together, entry: Entry) -> str:
+def named(page: Together, entry: Entry, seed: Dossier | None = None) -> str:
     """The entry's label, where there are several; with the seed that is shown, where it has several."""
-    if len(page.entries) == 1:
-        return ""
-    return f"{entry.label}, seed {entry.dossier.settings.get('seed')}" if len(entry.seeds) > 1 else entry.label
+    if len(entry.seeds) > 1:
+        return f"{entry.label}, seed {(seed or entry.dossier).settings.get('seed')}"
+    return entry.label if len(page.entries) > 1 else ""

@@ -66,7 +66,10 @@ def together(dossiers: Sequence[Dossier]) -> Together:
 
 
 def pooled(label: str, seeds: Sequence[Dossier], comparisons: Mapping[str, Facts]) -> dict[str, Facts]:
-    """The evaluations of the method `label`: means and deviations over its seeds, and what any seed's checks say."""
+    """The evaluations of the method `label`: means and deviations over its seeds, and what any seed's checks say.
+
+    `by_seed` are the accuracies of those of its `seeds` that were measured in this way.
+    """
     return {
         file: {
             "results": [
@@ -75,7 +78,8 @@ def pooled(label: str, seeds: Sequence[Dossier], comparisons: Mapping[str, Facts
                     "accuracy": row["mean"],
                     "interval": row["interval"],
                     "deviation": row["deviation"],
-                    "seeds": len(row["seeds"]),
+                    "by_seed": dict(zip(row["seeds"], row["values"], strict=True)),
+                    "seeds": len(seeds),
                 }
                 for entry in facts["results"]
                 for row in entry["accuracies"]

@@ -1,6 +1,7 @@
 """What an evaluation says, in plain words."""
 
 from collections.abc import Mapping
+from statistics import mean
 from typing import Any
 
 from ..conventions import interval
@@ -35,17 +36,34 @@ def verdict(records: Mapping[str, Facts]) -> str:
     if found is None:
         return clean_only(records)
     record, result = found
-    clean = next((each for each in record["results"] if each["label"] == "clean"), None)
-    without = f" ({points(clean['accuracy'])} without an attack)" if clean else ""
-    seeds = (
-        f", ± {100 * result['deviation']:.1f} over {result['seeds']} seeds,"
-        if result.get("deviation") is not None
-        else ""
-    )
+    clean = unattacked(record, result)
+    without = "" if clean is None else f" ({points(clean)} without an attack)"
+    told, deviation = seeds(result), result.get("deviation")
+    spread = f", ± {100 * deviation:.1f} over {told}," if deviation is not None else f" ({told})" if told else ""
     return (
-        f"holds {points(result['accuracy'])} {interval(result)} of its answers{seeds} under {result['label']} at "
+        f"holds {points(result['accuracy'])} {interval(result)} of its answers{spread} under {result['label']} at "
         f"{radius(result)}{without}, on {result['images']:,} images; {warnings(records)}"
     )
+
+
+def by_seed(result: Facts) -> Facts:
+    """The accuracies that are pooled in a result; its own where it is of one run."""
+    return result.get("by_seed", {None: result["accuracy"]})
+
+
+def unattacked(record: Facts, result: Facts) -> float | None:
+    """The clean accuracy of the same seeds on the same images; None where it was not measured."""
+    for each in record["results"]:
+        known, asked, alike = by_seed(each), by_seed(result), each.get("data") == result.get("data")
+        if each["label"] == "clean" and alike and asked.keys() <= known.keys():
+            return mean(known[seed] for seed in asked)
+    return None
+
+
+def seeds(result: Facts) -> str:
+    """`3 seeds`, or `1 of 3 seeds` where not all were measured in this way; empty where it is of one run."""
+    there, measured = result.get("seeds", 1), len(by_seed(result))
+    return "" if there == 1 else f"{there} seeds" if measured == there else f"{measured} of {there} seeds"
 
 
 def clean_only(records: Mapping[str, Facts]) -> str:
