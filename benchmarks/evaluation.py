@@ -42,6 +42,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def measured(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     model, x, y = subject(given, device) if given.run else at_random(given, device)
+    given.images = len(x)  # the test set may hold fewer than were asked for
     held: dict[str, Tensor] = {}
 
     def usual() -> None:

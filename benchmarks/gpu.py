@@ -51,6 +51,7 @@ ATTACKS = [SHARED | {"model": "resnet18", "batch": 256, "rounds": 20}]
 EVALUATIONS = [{"run": None, "data_dir": None, "model": "resnet18", "images": 2000, "batch": 500, "rounds": 5}]
 EMBEDDINGS = (512, 1024, 4096, 16384, 65536)
 WHOLE_MATRIX = 20_000  # embeddings; beyond, the plain loss holds tables of over 1.6 GB and ours takes a processor long
+MEASURED_WITH, TRAINED_WITH = ("toy", "threads"), ("recipe", "set", "run")  # settings that decide what a part says
 MEASURING = 0.5  # of the time, after which no part begins any more
 EVALUATING, AT_LEAST = 0.1, 2  # of the time, and minutes, kept for the evaluation of what was trained
 PATIENCE = 60, 10  # seconds for a command to stop after SIGINT, and after SIGTERM
@@ -81,7 +82,7 @@ def main(words: Sequence[str] | None = None) -> None:
     end, enough = (start + 60 * given.minutes * share for share in (1, MEASURING))
     # Asked for once: later the device may not answer any more.
     about = record("gpu", argparse.Namespace(**{**vars(given), "run": str(given.run)}), device, {})
-    done = earlier(given.json, about["environment"]["device"])
+    done = earlier(given.json, about)
 
     def keep(name: str, part: Any) -> None:
         done[name] = part
@@ -121,13 +122,19 @@ def usable(device: torch.device) -> bool:
     return True
 
 
-def earlier(path: Path, device: str) -> dict[str, Any]:
-    """The parts that the record holds already, but for those that failed."""
+def earlier(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts that the record holds already, but for those that failed; refused where they came about otherwise."""
     if not path.exists():
         return {}
     before = json.loads(path.read_text(encoding="utf-8"))
-    if before["environment"]["device"] != device:
-        raise SystemExit(f"{path} is the record of {before['environment']['device']}, not {device}; name a new file")
+    there, device = before["environment"]["device"], about["environment"]["device"]
+    if there != device:
+        raise SystemExit(f"{path} is the record of {there}, not {device}; name a new file")
+    decide = MEASURED_WITH + (TRAINED_WITH if "training" in before["parts"] else ())
+    for name in decide:
+        kept, asked = (each["settings"].get(name) for each in (before, about))
+        if kept != asked:
+            raise SystemExit(f"{path} holds what was made with {name} {kept}, not {asked}; name a new file")
     return {name: part for name, part in before["parts"].items() if "failed" not in part}
 
 

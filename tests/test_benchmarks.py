@@ -1,5 +1,6 @@
 """Every benchmark runs, and its JSON is complete; how fast things are is no test."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -397,6 +398,54 @@ def test_parts_of_another_device_are_not_taken_over(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="is the record of another, not"):
         script("gpu").main(["--measure-only", "--minutes", "1", "--json", str(out)])
     assert "parts" in json.loads(out.read_text())
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "told"),
+    [
+        (("--toy",), (), "toy True, not False"),
+        ((), ("--threads", str(torch.get_num_threads())), "threads None, not"),
+        ((), ("--recipe", "digits-anchor", "--data-dir", "elsewhere"), None),
+    ],
+)
+def test_parts_that_were_measured_otherwise_are_not_taken_over(
+    made: tuple[str, ...], asked: tuple[str, ...], told: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, out = script("gpu"), tmp_path / "gpu.json"
+    monkeypatch.setattr(gpu, "parts", lambda *_: {"limits": lambda: {"bandwidth": 1.0}})
+    words = ("--measure-only", "--minutes", "1", "--json", str(out))
+    gpu.main([*words, *made])
+    if told is None:
+        gpu.main([*words, *asked])
+        return
+    with pytest.raises(SystemExit, match=f"holds what was made with {told}.*; name a new file"):
+        gpu.main([*words, *asked])
+    assert json.loads(out.read_text())["parts"] == {"limits": {"bandwidth": 1.0}}
+
+
+@pytest.mark.parametrize("changed", ({"recipe": "another"}, {"set": ["seed=1"]}, {"run": "another"}, {"toy": True}, {}))
+def test_what_was_trained_otherwise_is_not_taken_over(changed: dict[str, Any], tmp_path: Path) -> None:
+    gpu, out = script("gpu"), tmp_path / "gpu.json"
+    settings = {"toy": False, "threads": None, "recipe": "one", "set": [], "run": "runs/gpu"}
+    about = {"environment": {"device": "cpu"}, "settings": settings}
+    out.write_text(json.dumps(about | {"parts": {"limits": {}, "training": {"segments": []}}}))
+    asked = about | {"settings": settings | changed}
+    if not changed:
+        assert gpu.earlier(out, asked).keys() == {"limits", "training"}
+        return
+    with pytest.raises(SystemExit, match=f"with {next(iter(changed))} .*; name a new file"):
+        gpu.earlier(out, asked)
+
+
+def test_the_speed_is_of_the_images_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation, out = script("evaluation"), tmp_path / "evaluation.json"
+    few = evaluation.under_test(evaluation.Named(str(ROOT / "results" / "digits-anchor")), CPU)
+    few = dataclasses.replace(few, images=few.images.first(3))
+    monkeypatch.setattr(evaluation, "under_test", lambda *given: few)
+    evaluation.main(["--run", "RUN", "--images", "500", "--rounds", "1", "--json", str(out)])
+    told = json.loads(out.read_text())
+    assert told["settings"]["images"] == 3
+    assert told["anchor_images_per_s"] == pytest.approx(3 / told["anchor"]["median_s"])
 
 
 @pytest.mark.parametrize(
