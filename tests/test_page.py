@@ -298,6 +298,15 @@ def test_autoattack_counts_even_on_fewer_images_and_beside_the_evaluation() -> N
     assert "three warnings" in verdict(warned), "a check counts once"
 
 
+def test_noise_on_many_images_says_less_than_an_attack_on_some() -> None:
+    noise, attack = result("noise", 0.8, images=10_000), result("PGD-100", 0.3, images=500)
+    attack["interval"] = [0.26, 0.34]
+    few = result("PGD-100", 0.28, images=25) | {"interval": [0.14, 0.47]}
+    found = headline({"evaluation.json": record(noise, attack, few)})
+    assert found is not None
+    assert found[1] is attack
+
+
 def test_seeds_are_told() -> None:
     def of(label: str, **by_seed: float) -> dict[str, Any]:
         return result(label, fmean(by_seed.values()), by_seed=by_seed, seeds=3)

@@ -19,7 +19,7 @@ FLATTERS = (
 def headline(records: Mapping[str, Facts]) -> tuple[Facts, Facts] | None:
     """The record and the result that count: AutoAttack if there is one, else the attack that left least; None if none.
 
-    Of several, that on the most images.
+    Each says that the model holds at most so much; the lowest upper end of an interval says most.
     """
     attacked = [
         (record, result) for record in records.values() for result in record["results"] if result["label"] != "clean"
@@ -27,7 +27,7 @@ def headline(records: Mapping[str, Facts]) -> tuple[Facts, Facts] | None:
     if not attacked:
         return None
     full = [(record, result) for record, result in attacked if result["label"] == AUTOATTACK]
-    return max(full or attacked, key=lambda found: (found[1]["images"], -found[1]["accuracy"]))
+    return min(full or attacked, key=lambda found: found[1]["interval"][1])
 
 
 def verdict(records: Mapping[str, Facts]) -> str:
