@@ -204,6 +204,8 @@ def test_train_says_as_much_as_is_asked_for(tmp_path: Path, capsys: pytest.Captu
         ("train --optimise.epochs 1 NAME --out x", "train NAME --out x", "--optimise.epochs 1"),
         ("train --a.b=1 NAME --c.d -2 --e.f --quiet", "train NAME --quiet", "--a.b=1 --c.d -2 --e.f"),
         ("sweep NAME --over a.b=1,2 --out ./x.y", "sweep NAME --over a.b=1,2 --out ./x.y", ""),
+        ("train --seed 1 NAME --name=x", "train NAME", "--seed 1 --name=x"),
+        ("evaluate --seed 1 RUN", "evaluate --seed 1 RUN", ""),
     ),
 )
 def test_settings_may_stand_anywhere(typed: str, words: str, settings: str) -> None:

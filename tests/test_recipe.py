@@ -378,6 +378,21 @@ def test_a_value_reads_back_in_either_yaml(value: object) -> None:
         assert read == value or (read != read and value != value)
 
 
+@pytest.mark.parametrize(
+    "key, typed",
+    (
+        *(("optimise.epochs", "1:30"), ("optimise.epochs", "0x10"), ("optimise.epochs", "1_000"), ("seed", "1:30")),
+        *(("optimise.lr", "1:30.5"), ("data.flip", "yes"), ("data.flip", "off"), ("model.width", "0b11")),
+    ),
+)
+def test_a_word_is_no_number(key: str, typed: str) -> None:
+    assert f"{key} {typed} given; allowed: " in refusal("digits-anchor", f"--{key}={typed}")
+
+
+def test_a_number_in_quotes_is_one() -> None:
+    assert settle("digits-anchor", ["--optimise.lr", "'0.1'", "--data.flip", "'true'"]).optimise.lr == 0.1
+
+
 def test_a_number_of_too_many_digits_is_no_fault_of_ours() -> None:
     assert "given; allowed: a value as YAML writes it" in refusal("digits-anchor", "--seed", "9" * 5000)
 

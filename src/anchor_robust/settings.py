@@ -5,6 +5,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, Union, get_args, get_origin
 
 import docstring_parser
@@ -117,10 +118,13 @@ def arguments(
         parser = settings_parser(make, skip)
     except ValueError as error:
         raise Refusal(f"{where} cannot be set ({one_line(error)}); state a type for each of its arguments") from error
+    meant = {key: as_meant(value, dict(parameters)[key].annotation) for key, value in mapping.items()}
+    for key, value in meant.items():
+        kind = dict(parameters)[key].annotation
+        if isinstance(value, str) and no_words(kind):  # jsonargparse would read 1:30 as YAML 1.1 does, as ninety
+            raise Refusal(f"{where}.{key} {value} given; allowed: {wanted(kind)}".removeprefix("."))
     try:
-        values = parser.parse_object(
-            {key: as_meant(value, dict(parameters)[key].annotation) for key, value in mapping.items()}
-        )
+        values = parser.parse_object(meant)
     except ArgumentError as error:
         found = FAILED.search(str(error))
         if not found:
@@ -203,10 +207,19 @@ def fraction(value: Any) -> Any:
     return float(match[1]) / float(match[2])
 
 
+def no_words(kind: Any) -> bool:
+    """Whether a setting of this type takes numbers, true or false, or nothing."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    return all(each in (int, float, bool, types.NoneType) for each in kinds)
+
+
 def as_meant(value: Any, kind: Any) -> Any:
     """'8/255' as a number, but where a word is wanted; 'a,b', as tables show it, as a list where words are listed."""
-    if kind in (str, "str"):
+    if kind in (str, "str") or (get_origin(kind) in (Union, types.UnionType) and str in get_args(kind)):
         return value
+    if isinstance(value, str) and no_words(kind):  # a number in quotes can be nothing else
+        with suppress(yaml.YAMLError):
+            value = from_yaml(value)
     words = get_origin(kind) in (tuple, list) and str in get_args(kind)
     listed = words and isinstance(value, str) and "," in value
     return [word.strip() for word in value.split(",")] if listed else fraction(value)

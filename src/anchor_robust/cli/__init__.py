@@ -1,6 +1,7 @@
 """The command `anchor`: every error becomes one line and an exit status."""
 
 import errno
+import io
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +20,9 @@ USERS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `anchor`; returns the exit status: 0 done, 1 a claim refuted or our fault, 2 refused, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may have what a terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     try:
@@ -29,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise Refusal(f"{' '.join(rest)!r} is not understood; anchor {asked.name} --help shows what is allowed")
         asked.settings = rest
         status = asked.command(asked) or DONE
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where it was closed before we began
+            sys.stdout.flush()
         return status
     except Refusal as refusal:
         return failed(REFUSED, one_line(refusal), debug)
@@ -53,13 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def settings_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Words without the settings of a recipe among them, and those settings: --section.key=value, --section.key value.
 
-    The parser knows no settings, and would take the value of one that stands before the recipe for the recipe.
+    The parser knows no settings, and would take the value of one that stands before the recipe for the recipe. Of those
+    that stand in no section other commands have one of their own, --seed.
     """
+    top = ("--name", "--seed") if words[:1] in (["train"], ["sweep"]) else ()
     others: list[str] = []
     settings: list[str] = []
     awaited = False
     for word in words:
-        setting = word.startswith("--") and "." in word.partition("=")[0]
+        key = word.partition("=")[0]
+        setting = key in top or (key.startswith("--") and "." in key)
         (settings if setting or (awaited and not word.startswith("--")) else others).append(word)
         awaited = setting and "=" not in word
     return others, settings
