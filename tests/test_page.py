@@ -307,6 +307,13 @@ def test_noise_on_many_images_says_less_than_an_attack_on_some() -> None:
     assert found[1] is attack
 
 
+def test_another_ball_is_another_question() -> None:
+    own, wide = result("PGD-20", 0.6), result("AutoAttack", 0.0, eps=0.4)
+    found = headline({"evaluation.json": record(own), "evaluation-0.4.json": record(wide)})
+    assert found is not None
+    assert found[1] is own
+
+
 def test_seeds_are_told() -> None:
     def of(label: str, **by_seed: float) -> dict[str, Any]:
         return result(label, fmean(by_seed.values()), by_seed=by_seed, seeds=3)

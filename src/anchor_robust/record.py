@@ -110,8 +110,8 @@ def on_its_own(result: Mapping[str, Any]) -> bool:
 def destination(run: Path | None, out: Path | None, asked: Asked, own: Sequence[str | None], say: Say) -> Path | None:
     """Where the record goes: --out, else into the run, beside its record where that holds numbers of its own.
 
-    Raises Refusal where what lies beside the record would be written over a file that is not an evaluation's; `own` are
-    the files that this one reads.
+    Raises Refusal where the record would be taken for that of another run, and where what lies beside it would be
+    written over a file that is not an evaluation's; `own` are the files that this one reads.
     """
     target = out or (run and run / runs.EVALUATION)
     if target is None:
@@ -123,6 +123,9 @@ def destination(run: Path | None, out: Path | None, asked: Asked, own: Sequence[
             say(why)
         if target.name != runs.EVALUATION:
             return target
+    anothers = run is None or target.parent.resolve() != run.resolve()
+    if target.name == runs.EVALUATION and (target.parent / runs.RECIPE).exists() and anothers:
+        raise Refusal(f"--out {target} given; it is the place of another run's record; give another name")
     if out is not None and target.exists() and not runs.holds(target, {"model", "data", "results"}):
         raise Refusal(f"--out {target} given; it holds something else than an evaluation; give another name")
     reserved = (runs.OUTCOMES, runs.PICTURES, runs.CARD)

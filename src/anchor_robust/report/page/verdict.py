@@ -19,15 +19,21 @@ FLATTERS = (
 def headline(records: Mapping[str, Facts]) -> tuple[Facts, Facts] | None:
     """The record and the result that count: AutoAttack if there is one, else the attack that left least; None if none.
 
-    Each says that the model holds at most so much; the lowest upper end of an interval says most.
+    Each says that the model holds at most so much, and the lowest upper end of an interval says most. Of the ball and
+    the data of the first record, the run's own, alone: another ball is another question.
     """
     attacked = [
         (record, result) for record in records.values() for result in record["results"] if result["label"] != "clean"
     ]
     if not attacked:
         return None
-    full = [(record, result) for record, result in attacked if result["label"] == AUTOATTACK]
-    return min(full or attacked, key=lambda found: found[1]["interval"][1])
+    same = [found for found in attacked if question(*found) == question(*attacked[0])]
+    full = [(record, result) for record, result in same if result["label"] == AUTOATTACK]
+    return min(full or same, key=lambda found: found[1]["interval"][1])
+
+
+def question(record: Facts, result: Facts) -> tuple[Any, ...]:
+    return result.get("norm"), result.get("eps"), record.get("data", {}).get("name")
 
 
 def verdict(records: Mapping[str, Facts]) -> str:
