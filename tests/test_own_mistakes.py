@@ -1,6 +1,7 @@
 """What users' own objectives, networks and files do wrong is told in one line as theirs, and nothing is lost by it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -361,6 +362,29 @@ def test_a_file_that_is_no_record_is_not_written_over(run: Path, capsys: pytest.
         out = run / name if name != "." else run / "x.json"
         refused(capsys, evaluating(run, "--attacks", "clean", "--out", str(out)), str(out))
         assert (run / runs.ENVIRONMENT).read_bytes() == before
+
+
+def test_a_record_is_not_put_in_the_place_of_another_runs(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    status = evaluating(run, "--attacks", "clean", "--out", str(other / runs.EVALUATION))
+    refused(capsys, status, "the place of another run's record")
+    assert not (other / runs.EVALUATION).exists()
+    (run / runs.CARD).unlink()
+    assert evaluating(run, "--attacks", "clean", "--out", str(run / runs.EVALUATION)) == 0
+
+
+def test_what_is_told_can_be_pasted_and_printed(tmp_path: Path) -> None:
+    """A path with a space and an umlaut, on a terminal that knows ASCII alone; and no standard output at all."""
+    command = [sys.executable, "-m", "anchor_robust", "train", "digits-standard", *TINY, "--optimise.batch_size=700"]
+    around = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*command, "--out", "r ä"], cwd=tmp_path, env=around, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert b"next: anchor evaluate 'r \\xe4'" in done.stderr
+    assert b"537 of 1237 images are left out of each epoch" in done.stderr
+    closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command, "--out", "b"], cwd=tmp_path, check=False)
+    assert closed.returncode == 0
 
 
 def test_a_damaged_ledger_begins_anew(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from . import data, environment, processes, runs
@@ -133,7 +134,7 @@ def audit(
             save(target, record, measurement.outcomes, shown)
         ledger.close()
         shows = subject.run if subject.run and target == subject.run / runs.EVALUATION else target
-        display.line(f"written: {target}; next: anchor report {shows}")
+        display.line(f"written: {target}; next: anchor report {quote(str(shows))}")
     return record
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ def start(
         after = fit(training, adversarial, display)
         header = training.header | {"projection_width": 0, "second_stage": done, "validation": after}
         checkpoint.save_weights(run / runs.WEIGHTS, training.network, header)
-    display.line(f"finished: {run / runs.WEIGHTS}; next: anchor evaluate {run}")
+    display.line(f"finished: {run / runs.WEIGHTS}; next: anchor evaluate {quote(str(run))}")
     return run, {str(source): as_record(training, before), str(run): as_record(training, after)}
 
 

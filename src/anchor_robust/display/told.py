@@ -1,5 +1,6 @@
 """Numbers as people read them."""
 
+from shlex import quote
 from typing import Any
 
 from .plan import Plan
@@ -22,7 +23,7 @@ def headline(plan: Plan) -> str:
 
 def ending(plan: Plan, weights: object, best: float) -> str:
     selected = f"{plan.selects_on} accuracy {best:.1%} on the validation split"
-    return f"finished: {weights} has {selected}; next: anchor evaluate {plan.run}"
+    return f"finished: {weights} has {selected}; next: anchor evaluate {quote(str(plan.run))}"
 
 
 def accuracies(line: dict[str, Any]) -> str:

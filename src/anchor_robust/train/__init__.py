@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from .. import checkpoint, data, processes, runs
@@ -159,7 +160,7 @@ def go_on(training: Training, state: State, display: Display) -> None:
     except Interrupted:
         raise
     except KeyboardInterrupt:  # before the first step, while it compiles
-        raise Interrupted(f"stopped; anchor train --resume {training.run} goes on") from None
+        raise Interrupted(f"stopped; anchor train --resume {quote(str(training.run))} goes on") from None
 
 
 def loaded(recipe: Recipe, data_dir: str | None) -> ImageSet:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
+from shlex import quote
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from .setup import Training, searched
 from .tracking import track
 from .update import STRIDE, check_finite, step, to_read
 
+LEFT_OUT = 0.1  # of the images, of which a user is told
+
 
 class Interrupted(KeyboardInterrupt):
     """Training was asked to stop between two steps; its state is saved."""
@@ -32,7 +35,7 @@ def fit(training: Training, state: State, display: Display) -> None:
     recipe, settings = training.recipe, training.recipe.optimise
     per_epoch = len(training.train) // settings.batch_size
     steps = per_epoch * settings.epochs
-    for warning in recipe.warnings():
+    for warning in (*recipe.warnings(), *left_out(len(training.train), settings.batch_size)):
         display.warning(warning)
     worried = 0
     own_generator = global_state_kept(training.fabric.device)
@@ -47,7 +50,8 @@ def fit(training: Training, state: State, display: Display) -> None:
                 if stopping(training, state, stop_asked):
                     state.seconds += time.perf_counter() - started
                     save_state(training, state)
-                    raise Interrupted(f"stopped at step {state.step}; anchor train --resume {training.run} goes on")
+                    again = f"anchor train --resume {quote(str(training.run))} goes on"
+                    raise Interrupted(f"stopped at step {state.step}; {again}")
                 place = state.step % per_epoch
                 for following in batches[place + 1 : place + 2]:
                     training.train.ahead(to_read(training, following))
@@ -72,6 +76,13 @@ def fit(training: Training, state: State, display: Display) -> None:
         if processes.any_says(stop_asked()):
             raise Interrupted(f"stopped at the end: {training.run} is finished")
         observer.finished(training.run / runs.WEIGHTS, state.best)
+
+
+def left_out(images: int, batch_size: int) -> list[str]:
+    """A warning where much of every epoch is left out, as batches are full."""
+    rest = images % batch_size
+    told = f"{rest} of {images} images are left out of each epoch, others every time, as batches are full"
+    return [f"{told}; a smaller optimise.batch_size leaves out fewer"] if rest > LEFT_OUT * images else []
 
 
 def stopping(training: Training, state: State, asked: Callable[[], bool]) -> bool:
