@@ -241,6 +241,22 @@ def test_a_factory_that_ends_the_program(capsys: pytest.CaptureFixture[str], tmp
     refused(capsys, main(["evaluate", "--model", f"{HERE}:leaves", *words]), "cannot be built", "SystemExit")
 
 
+def test_an_objective_edited_before_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mine_to_edit.py").write_text(
+        "from anchor_robust.objectives import pgd_at\n\n\nclass Mine(pgd_at.PGDAdversarialTraining):\n    pass\n"
+    )
+    assert training(tmp_path / "run", "--objective.name=mine_to_edit.Mine") == 0
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    assert "has changed" not in capsys.readouterr().err
+    with (tmp_path / "mine_to_edit.py").open("a") as file:
+        file.write("# another\n")
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    assert "warning: the file of the objective has changed since" in capsys.readouterr().err
+
+
 def test_a_recipe_edited_before_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert training(tmp_path / "run") == 0
     recipe = tmp_path / "run" / runs.RECIPE

@@ -24,7 +24,7 @@ from .explanation import Explanation, explained
 from .followers import Follower, follower
 from .launch import launched
 from .loop import Interrupted, fit, log_point, save_state, shuffled, validate
-from .setup import Training, accelerate, build, check_divisible, check_fits, circumstances, precision
+from .setup import Training, accelerate, build, check_divisible, check_fits, circumstances, own_code, precision
 
 __all__ = [
     "Interrupted",
@@ -117,6 +117,9 @@ def resume(
         with processes.refusing_together():
             if before.get("data") != circumstances(training)["data"]:
                 raise Refusal(f"{run} was trained on other images than {recipe.data.name} now holds; give it those")
+            for section, digest in own_code(recipe).items():
+                if digest != before.get("code", {}).get(section, digest):
+                    heard(display).warning(f"the file of the {section} has changed since {run} was begun with it")
             state = restore(training, saved)
             if state.best >= 0:
                 checkpoint.read_weights(run / runs.WEIGHTS)  # what the end will announce

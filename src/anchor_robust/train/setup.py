@@ -1,6 +1,9 @@
 """From a recipe to everything that training works with."""
 
+import hashlib
+import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +18,7 @@ from ..data import ImageSet, augment
 from ..display import Display
 from ..draws import PartGenerator, global_state_kept
 from ..errors import Refusal
-from ..models import Classifier, Folded, backbone, synced
+from ..models import Classifier, Folded, backbone, factory, synced
 from ..objectives import Learner, outcome_of
 from ..optimise import Average, Optimise, sgd, unmoved_statistics
 from ..recipe import Recipe
@@ -231,7 +234,18 @@ def circumstances(training: Training) -> dict[str, Any]:
         "passes": training.recipe.passes(),
         "parameters": sum(parameter.numel() for parameter in training.network.parameters()),
         "data": {"name": training.train.name, **splits},
+        "code": own_code(training.recipe),
     }
+
+
+def own_code(recipe: Recipe) -> dict[str, str]:
+    """SHA-256 of the files that hold the user's own objective and model, by the section that names them."""
+    found = {}
+    for section, thing in (("objective", type(recipe.objective)), ("model", factory(recipe.model.name))):
+        if getattr(thing, "__module__", "").partition(".")[0] != __name__.partition(".")[0]:
+            with suppress(OSError, TypeError):  # no file, or nothing that is written in one
+                found[section] = hashlib.sha256(Path(inspect.getfile(thing)).read_bytes()).hexdigest()
+    return found
 
 
 def searched(network: Classifier, fabric: Fabric) -> Folded:
