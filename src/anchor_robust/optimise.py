@@ -29,16 +29,16 @@ class Optimise:
         schedule: one-cycle (linear up, linear down to 0) or cosine (linear up, cosine down to 0).
         warmup: Share of the steps in which the learning rate rises.
         clip: Largest norm of the gradient; 0 does not clip.
-        ema: Decay of the averaged weights, which are the ones kept; 0 keeps the last ones. Averages over about
-            1 / (1 - ema) steps.
+        ema: Decay of the averaged weights. These are validated, and the best of them kept; with 0 those of the network
+            itself are. Averages over about 1 / (1 - ema) steps.
         ema_from: Share of the training after which averaging begins; before it the average is the network itself.
         awp: Adversarial weight perturbation (arXiv 2004.05884): how far each weight tensor is moved against the loss
             before the step, as a share of its norm; 0 is off, usually 0.005 to 0.01. One more training pass a step.
         awp_from: Share of the training after which weights are perturbed.
         label_smoothing: Probability mass that the target gives to all classes evenly.
         micro_batch: Images that are attacked, and pass through the network, at a time, to save memory; 0 is the whole
-            batch. The loss stays that of the whole batch, contrast included; BatchNorm sees the micro-batch. One more
-            forward pass of each image.
+            batch. Has to divide the batch, and each process's share where that is larger. The loss stays that of the
+            whole batch, contrast included; BatchNorm sees the micro-batch. One more forward pass of each image.
         compile: torch.compile where a run is long enough to repay it and a compiler is found (auto), or never.
         precision: bf16 mixed precision where the device is faster in it (auto), always (bf16), or float32 (the whole
             step, but that cuDNN's convolutions may round to TF32).

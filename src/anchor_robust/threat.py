@@ -29,7 +29,8 @@ class Ball:
         norm: How far images are from each other, linf or l2.
         eps: Radius of the ball, with pixels in [0, 1]; recipes may write 8/255.
 
-    Raises Refusal for an unknown norm, and for an eps that is negative, above LARGEST, or above 1 for linf.
+    Raises Refusal for an unknown norm, and for an eps that is no number, negative, above LARGEST, above 1 for linf, or
+    0 for l2.
     """
 
     norm: Norm

@@ -9,6 +9,7 @@ from ..errors import Refusal
 from . import commands
 
 Command = Callable[[argparse.Namespace], int | None]
+IMAGES = "cifar10, digits, a FOLDER with test/x.npy and test/y.npy, or a FILE.npz of x and y"
 OVER = "a setting and its values: objective.hardness=0,1,2; with --tries also a range: 0.1..1 or log:0.1..1"
 
 
@@ -107,7 +108,7 @@ def parser() -> Parser:
     sub.add_argument("--batch-size", type=int, default=500, help="images at a time (default: 500)")
     sub.add_argument("--seed", type=seed, default=0, help="seed of the attacks' random starts (default: 0)")
     sub.add_argument("--out", type=Path, metavar="FILE.json", help="where the record goes, if not into the run")
-    add_foreign(sub)
+    add_foreign(sub, data=f"{IMAGES}; if not the run's own")
     add_processes(sub)
     add_quiet(sub)
     add_data_dir(sub)
@@ -127,7 +128,7 @@ def parser() -> Parser:
     sub.add_argument("--out", type=Path, metavar="DIR", default=Path("attacked"), help="where the PNGs go (attacked)")
     sub.add_argument("--seed", type=seed, default=0, help="seed of the attack's random start (default: 0)")
     add_ball(sub)
-    add_foreign(sub)
+    add_foreign(sub, data=f"not with a run; tells classes and image size of any other model: {IMAGES}")
     add_data_dir(sub)
     sub.epilog = "PNG keeps every pixel. Saved as JPEG, or resized, an attacked picture may fool the model no more."
 
@@ -203,11 +204,17 @@ def add_quiet(sub: argparse.ArgumentParser) -> Any:
 
 
 def add_ball(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--norm", choices=("linf", "l2"), help="norm of the ball; the run's own, or linf, if not given")
-    sub.add_argument("--eps", help="radius of the ball, such as 8/255; the run's own, or 0.031, if not given")
+    sub.add_argument(
+        "--norm",
+        choices=("linf", "l2"),
+        help="norm of the ball; the run's own, or linf, if not given; another one needs --eps",
+    )
+    sub.add_argument(
+        "--eps", help="radius of the ball, such as 8/255; the run's own, or 0.031, if not given, and in that norm alone"
+    )
 
 
-def add_foreign(sub: argparse.ArgumentParser) -> None:
+def add_foreign(sub: argparse.ArgumentParser, data: str) -> None:
     """What a model of other people's does not say of itself."""
     sub.add_argument(
         "--model",
@@ -215,10 +222,7 @@ def add_foreign(sub: argparse.ArgumentParser) -> None:
         "model, your.module:factory; torch.export to trust such a program",
     )
     sub.add_argument("--model-args", metavar="NAME=VALUE,..", help="arguments of --model, such as width=32,depth=4")
-    sub.add_argument(
-        "--data",
-        help="cifar10, digits, a FOLDER with test/x.npy and test/y.npy, or a FILE.npz of x and y; if not the run's own",
-    )
+    sub.add_argument("--data", help=data)
     sub.add_argument(
         "--normalize",
         help="before the model: none (it takes pixels in [0, 1]), cifar10 or MEAN,..:STD,..; never guessed",

@@ -24,7 +24,10 @@ View = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class Embedder(Protocol):
-    """The raw network for attacks: x [n c h w] -> logits [n k]; `embed` gives the unit embedding [n p] as well."""
+    """The network's frozen twin, for attacks: x [n c h w] -> logits [n k]; `embed` gives the unit embedding [n p] too.
+
+    Gradients go to pixels, never to weights.
+    """
 
     def __call__(self, x: Tensor) -> Tensor: ...
 
@@ -35,11 +38,11 @@ class Embedder(Protocol):
 class Learner:
     """The network under training, and everything around it that a training method may use.
 
-    Two handles on one set of parameters: `net` is the raw network for attacks, `forward` the one training pass of a
-    step (x -> (logits [n k], unit embedding [n p])). Call `forward` once a step: BatchNorm sees all the views as one
-    batch, and distributed training allows only one pass through its wrapper. The public code of TRADES, MART and ASCL
-    passes clean and attacked images one after the other, each with statistics of their own. Attacks look at the network
-    in evaluation mode, as there (ASCL's own do not).
+    `net` is the network's frozen twin, for attacks: gradients go to pixels, never to weights, and it is refreshed
+    before each step. `forward` is the one training pass of a step (x -> (logits [n k], unit embedding [n p])). Call
+    `forward` once a step: BatchNorm sees all the views as one batch, and distributed training allows only one pass
+    through its wrapper. The public code of TRADES, MART and ASCL passes clean and attacked images one after the other,
+    each with statistics of their own. Attacks look at the network in evaluation mode, as there (ASCL's own do not).
 
     `progress` is the share of the training that is done, for what changes on the way. `targets` [n k] are the classes'
     shares of mixed images (mixup, CutMix), whose labels are then those of the larger share. `trusted` spares the attack
