@@ -597,7 +597,7 @@ def test_a_collapse_is_told_when_it_lasts(tmp_path: Path, monkeypatch: pytest.Mo
     display = Display()
     monkeypatch.setattr(display, "warning", told.append)
     train.start(small("anchor", "--optimise.epochs=5"), tmp_path / "run", None, display)
-    assert [each for each in told if each in "12345"] == ["4", "5"]
+    assert [each for each in told if each in "12345"] == ["4"], "once is enough"
 
 
 def test_a_second_process_does_not_train_the_same_run(whole: Path, tmp_path: Path) -> None:

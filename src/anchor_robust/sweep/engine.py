@@ -57,7 +57,7 @@ class Sweep:
     def planned(self, point: Point) -> list[Planned]:
         """The runs of one combination: one a seed."""
         return [
-            Planned(run_name(point, seed), point, settled(self.source, self.settings, point, seed))
+            Planned(f"{label(point)},seed={seed}", point, settled(self.source, self.settings, point, seed))
             for seed in range(self.seeds)
         ]
 
@@ -97,7 +97,7 @@ class Sweep:
     def refused(self, point: Point, why: str) -> None:
         settings = {key: from_yaml(value) for key, value in point.items()}
         for seed in range(self.seeds):
-            name = run_name(point, seed)
+            name = f"{label(point)},seed={seed}"
             self.found[name] = {"run": name, "settings": settings, "seed": seed, "failed": why}
         self.display.line(f"failed: {label(point)}: {why}")
         self.write()
@@ -202,10 +202,6 @@ def whole_numbers(swept: Sequence[Axis], recipe: Recipe) -> list[str]:
 def label(point: Point) -> str:
     """`hardness=2,contrast=0.3`, in characters that every shell and file system takes."""
     return ",".join(f"{key}={safe(value)}" for key, value in zip(short(list(point)), point.values(), strict=True))
-
-
-def run_name(point: Point, seed: int) -> str:
-    return f"{label(point)},seed={seed}"
 
 
 def safe(value: str) -> str:
