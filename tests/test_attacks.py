@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import anchor_robust
 from anchor_robust import data
-from anchor_robust.attacks import PGD, Attack, fgsm
+from anchor_robust.attacks import APGD, APGDT, FAB, PGD, Attack, AutoAttack, GreyLevels, Noise, Square, fgsm
 from anchor_robust.errors import Refusal
 from anchor_robust.threat import Ball
 
@@ -351,6 +351,8 @@ def test_describe_names_every_setting() -> None:
         (lambda x, y: (x.half(), y), "autocast"),
         (lambda x, y: (x.mul(255).byte(), y), "uint8"),
         (lambda x, y: (x[:0], y[:0]), "at least 1"),
+        (lambda x, y: (x.numpy(), y), "^images given as ndarray; allowed: a tensor"),
+        (lambda x, y: (x, y.tolist()), "^labels given as list; allowed: a tensor"),
         (lambda x, y: (x, y[:3]), r"labels \[3\]"),
         (lambda x, y: (x, y.float()), "float32"),
         (lambda x, y: (x, y - 5), "label -"),
@@ -362,6 +364,29 @@ def test_wrong_data_is_refused_in_one_line(change, hint, net, x, y) -> None:
     with pytest.raises(Refusal, match=hint) as refusal:
         PGD(BALLS[0], steps=1)(net, *change(x, y))
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("generator", (0, 1, "cpu"))
+def test_what_is_no_generator_is_refused(generator: Any, net, x, y) -> None:
+    with pytest.raises(Refusal, match=rf"^generator {generator!r} given; allowed: a torch\.Generator or None"):
+        PGD(BALLS[0], steps=1)(net, x, y, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("attack", "more"),
+    [
+        *((attack, {}) for attack in (PGD, fgsm, APGD, APGDT, FAB, Square, Noise, AutoAttack)),
+        (GreyLevels, {"found": 0}),
+    ],
+)
+def test_a_radius_is_no_ball(attack: Any, more: dict[str, Any]) -> None:
+    with pytest.raises(Refusal, match=r'^ball 0\.1 given; allowed: a Ball, such as Ball\("linf", 8/255\)$'):
+        attack(0.1, **more)
+
+
+def test_an_attack_of_ones_own_needs_a_ball_as_well(net, x, y) -> None:
+    with pytest.raises(Refusal, match=r"^ball 0\.1 given; allowed: a Ball"):
+        Search(0.1)(net, x, y)  # type: ignore[arg-type]
 
 
 def test_a_ball_that_rounding_leaves_nothing_of_is_refused(net, x, y) -> None:

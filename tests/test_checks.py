@@ -347,7 +347,15 @@ def test_a_wrong_scale_is_seen_by_accuracy_where_no_batchnorm_is(honest, digits)
     honest.requires_grad_(False)
     for model, verdict in [(lambda x: honest(x), "pass"), (lambda x: honest.normalised(x), "warn")]:
         right = model(x).argmax(1) == y
-        assert inputs.normalised_once(model, x, y, right, 100)["verdict"] == verdict
+        found = inputs.normalised_once(model, x, y, right, 100)
+        assert found["verdict"] == verdict
+        assert "nan" not in found["detail"]
+        assert "misfit" not in found["detail"]
+
+
+def test_the_misfit_is_told_where_there_is_one() -> None:
+    assert inputs.fits(0.5, 0.01) == ", and the misfit to the first BatchNorm's statistics from 0.5 to 0.01"
+    assert inputs.fits(math.nan, math.nan) == ""
 
 
 def test_the_order_of_the_batch_is_seen_beyond_the_singles() -> None:

@@ -126,6 +126,8 @@ def test_what_cannot_be_selected_by_is_refused() -> None:
         selective_supcon(z, y, p, "some")
     with pytest.raises(Refusal, match=r"predictions \[1\] given for 6 labels"):
         selective_supcon(z, y, p[:1])
+    with pytest.raises(Refusal, match=r"^predictions given as list; allowed: a tensor"):
+        selective_supcon(z, y, p.tolist())
 
 
 def test_comparing_with_all_is_supcon() -> None:

@@ -112,6 +112,12 @@ def test_wilson_takes_other_levels() -> None:
     assert wilson(0, n, z) == pytest.approx((0.0, z * z / (n + z * z)), abs=1e-12)
 
 
+@pytest.mark.parametrize("counts", ((0, 0), (11, 10), (-1, 10), (math.nan, 10), (0, -1)))
+def test_wilson_refuses_what_is_no_share(counts: tuple[float, int]) -> None:
+    with pytest.raises(Refusal, match=f"^{counts[0]} of {counts[1]} given; allowed: 0 to all of 1 image or more$"):
+        wilson(*counts)
+
+
 counts = st.integers(1, 20_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
 
@@ -473,7 +479,8 @@ def test_the_authors_stages_tell_their_settings(name: str) -> None:
 
 def test_at_eps_0_the_checks_have_nothing_to_attack() -> None:
     model, x = ConvNet(), images()
-    record = evaluate(model, x, truthful(model, x), ("clean", "noise"), ball=Ball("linf", 0))
+    given = Given(x, truthful(model, x))
+    record = measure(model, given, ("clean", "noise"), ball=Ball("linf", 0), checks=True).record
     assert record["results"][0]["accuracy"] == record["results"][1]["accuracy"]
     skipped = [check["detail"] for check in record["checks"] if check["verdict"] == "skip"]
     assert "at eps 0 nothing is attacked" in skipped
@@ -654,12 +661,20 @@ def test_labels_that_are_no_class_numbers_are_refused(y: Tensor) -> None:
         ({"attacks": "clean,pgd20"}, "attacks 'clean,pgd20' given"),
         ({"attacks": ()}, "attacks .* given"),
         ({"ball": 0.031}, "ball 0.031 given"),
+        ({"ball": Ball("linf", 0.0)}, r"ball .*eps=0\.0.* given; allowed: eps above 0; at 0 nothing is attacked"),
+        ({"model": ConvNet}, r"model ConvNet given, a class; allowed: a module; make one: ConvNet\(\)"),
+        *(({"batch_size": size}, f"^batch_size {size!r} given; allowed: .*, 1 or more") for size in (0, -1, 2.5, "9")),
+        *(({"seed": seed}, f"^seed {seed!r} given; allowed: .* 0 to 4294967295") for seed in ("a", 1.5, -1, 2**32)),
     ),
-    ids=("array", "list", "path", "tuple", "one logit", "one string", "no attack", "number"),
 )
 def test_what_a_notebook_hands_over_by_mistake_is_refused(given: dict[str, Any], told: str) -> None:
-    with pytest.raises(Refusal, match=told):
+    with pytest.raises(Refusal, match=told) as refusal:
         evaluate(**({"model": ConvNet(), "x": images(), "y": labels()} | given))
+    assert "\n" not in str(refusal.value)
+
+
+def test_numpys_whole_number_is_a_seed() -> None:
+    evaluate(ConvNet(), images(), labels(), ("clean",), seed=np.int64(3))  # type: ignore[arg-type]
 
 
 def test_images_that_carry_gradients_are_evaluated_like_others() -> None:

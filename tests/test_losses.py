@@ -259,6 +259,10 @@ GOOD = {"embeddings": torch.eye(4), "labels": torch.tensor([0, 0, 1, 1])}
         ({"labels": torch.tensor([0, 1])}, r"labels \[2\]"),
         ({"labels": torch.ones(4)}, "float32"),
         ({"labels": torch.ones(4, dtype=torch.bool)}, "bool"),
+        ({"embeddings": torch.eye(4).tolist()}, "^embeddings given as list; allowed: a tensor"),
+        ({"embeddings": torch.eye(4).numpy()}, "^embeddings given as ndarray; allowed: a tensor"),
+        ({"labels": [0, 0, 1, 1]}, "^labels given as list; allowed: a tensor"),
+        ({"labels": torch.tensor([0, 0, 1, 1]).numpy()}, "^labels given as ndarray; allowed: a tensor"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(wrong, hint) -> None:

@@ -688,6 +688,11 @@ def test_the_recipes_label_smoothing_reaches_the_loss(name: str) -> None:
         {"attack_contrast": -1.0},
         {"margin": -1.0},
         {"consistency": -1.0},
+        {"hardness": "2"},
+        {"temperature": "0.1"},
+        {"hard_fraction": None},
+        {"hardness_ramp": [0.5]},
+        {"projection_width": "128"},
     ),
     ids=str,
 )

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,11 +13,13 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from anchor_robust.attacks.pgd import LEAST_LIKELY
+from anchor_robust.errors import Refusal
 from anchor_robust.report.card import card
 from anchor_robust.report.conventions import conventions
 from anchor_robust.report.measured import show
 from anchor_robust.report.page.accuracy import measured
 from anchor_robust.report.page.dossier import Dossier
+from anchor_robust.report.page.weaknesses import per_class
 from anchor_robust.report.paired import mcnemar
 from anchor_robust.report.record import read, refuted
 
@@ -32,6 +36,35 @@ def test_mcnemar_by_hand() -> None:
     assert mcnemar(0, 5) == 2 / 32
     assert mcnemar(3, 3) == 1
     assert mcnemar(0, 0) == 1
+
+
+@pytest.mark.parametrize("counts", ((-3, 5), (5, -3)))
+def test_mcnemar_refuses_counts_below_0(counts: tuple[int, int]) -> None:
+    with pytest.raises(Refusal, match=rf"^counts {counts[0]} and {counts[1]} given; allowed: 0 or more") as refusal:
+        mcnemar(*counts)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "count", "told"),
+    [
+        ((1.0, 1.0), 2, "No class is weaker than another: of each, 100.0 % of the images at the least."),
+        ((0.5, 0.2), 2, "Weakest: 1, 20.0 % of 10 images under PGD-20."),
+        (
+            (0.0,),
+            61,
+            "No class is weaker than another: of each, 0.0 % of the images at the least. Drawn are the first 60 of",
+        ),
+        ((0.5, 0.2), 61, "Weakest: 1, 20.0 % of 10 images under PGD-20. Drawn are the weakest 60 of 61."),
+    ],
+)
+def test_of_equal_classes_none_is_called_the_weakest(accuracies: tuple[float, ...], count: int, told: str) -> None:
+    rows = [
+        {"class": str(place), "accuracy": accuracy, "interval": [0, 1], "images": 10}
+        for place, accuracy in zip(range(count), cycle(accuracies), strict=False)
+    ]
+    entry: Any = SimpleNamespace(dossier=SimpleNamespace(record={"results": [{"label": "PGD-20", "per_class": rows}]}))
+    assert per_class(entry).says.startswith(told)
 
 
 def test_names_in_a_table_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

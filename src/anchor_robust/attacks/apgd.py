@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import Refusal
 from ..threat import Ball, per_image
-from .base import Attack, Model, check_count
+from .base import Attack, Model, check_ball, check_count
 from .gradient import forward_and_back
 from .margins import cross_entropy, dlr, fooled, ranked_target, targeted_dlr
 from .standing import Standing, packed
@@ -56,6 +56,7 @@ class Climber(Attack):
     rho: float
 
     def __post_init__(self) -> None:
+        check_ball(self.ball)
         check_count("steps", self.steps, 0)
         check_count("restarts", self.restarts, 1)
         if not isinstance(self.rho, int | float) or not 0 <= self.rho <= 1:

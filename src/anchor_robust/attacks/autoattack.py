@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import Refusal
 from ..threat import Ball
 from .apgd import APGD, APGDT
-from .base import Attack, Model
+from .base import Attack, Model, check_ball
 from .fab import FAB
 from .margins import fooled
 from .square import Square
@@ -83,6 +83,7 @@ class AutoAttack(Attack):
     version: Version = "standard"
 
     def __post_init__(self) -> None:
+        check_ball(self.ball)
         stages(self.ball, self.version)
 
     def describe(self) -> dict[str, Any]:

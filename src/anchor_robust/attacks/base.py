@@ -61,18 +61,22 @@ class Attack(ABC):
         """Adversarial images [n ...] for images x [n ...] in [0, 1], float32 or float64, with labels y [n].
 
         `model` maps images to logits [n k]. Without a generator a fresh one, seeded with 0, is used. Raises
-        Refusal where x or y is not as above, where a label has no logit, and where the ball is too small for x's
+        Refusal where an argument is not as above, where a label has no logit, and where the ball is too small for x's
         dtype. What pixels and labels hold is taken on trust if so said: asking an accelerator makes the processor wait
         until all that was queued is done.
         """
+        check_ball(self.ball)
+        check_tensor("images", x)
+        check_tensor("labels", y)
         _check_images(x)
         _check_room(self.ball, x)
         _check_labels(y, len(x))
+        _check_generator(generator)
         classes_needed = 0
         if not trusted:
             _check_pixels(x)
             classes_needed = _classes_needed(y)
-        generator = generator or torch.Generator(x.device).manual_seed(0)
+        generator = torch.Generator(x.device).manual_seed(0) if generator is None else generator
         with torch.inference_mode(False), torch.enable_grad(), frozen(model):
             # Copies: tensors made under inference_mode have no gradients, and a search may write to its own.
             x_own, y_own = x.detach().clone(), y.to(x.device, torch.long, copy=True)
@@ -165,6 +169,26 @@ def check_count(name: str, value: Any, least: int) -> None:
     """Refuse a setting that is not a whole number of at least `least`."""
     if not isinstance(value, int) or value < least:
         raise Refusal(f"{name} {value!r} given; allowed: a whole number, {least} or more")
+
+
+def check_ball(ball: object) -> None:
+    """Refuse what is no Ball, such as its radius alone."""
+    if not isinstance(ball, Ball):
+        raise Refusal(f'ball {ball!r:.60} given; allowed: a Ball, such as Ball("linf", 8/255)')
+
+
+def check_tensor(what: str, value: object) -> None:
+    """Refuse arrays and lists, whatever they hold."""
+    if not isinstance(value, Tensor):
+        raise Refusal(f"{what} given as {type(value).__name__}; allowed: a tensor; torch.as_tensor makes one")
+
+
+def _check_generator(generator: object) -> None:
+    if not isinstance(generator, torch.Generator | None):
+        raise Refusal(
+            f"generator {generator!r:.60} given; allowed: a torch.Generator or None; "
+            "torch.Generator().manual_seed(1) makes one of a seed"
+        )
 
 
 def _check_images(x: Tensor) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import Refusal
 from ..threat import Ball, per_image
-from .base import Attack, Model, check_count
+from .base import Attack, Model, check_ball, check_count
 from .gradient import forward_and_back
 from .hyperplane import move_to_hyperplane
 from .margins import fooled, ranked_target, targeted_margin
@@ -57,6 +57,7 @@ class FAB(Attack):
     beta: float = 0.9
 
     def __post_init__(self) -> None:
+        check_ball(self.ball)
         check_count("steps", self.steps, 0)
         check_count("target", self.target, 1)
         for name, low, high in (("alpha_max", 0, 1), ("eta", 1, 2), ("beta", 0, 1)):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..threat import Ball, per_image
-from .base import Attack, Model, check_count
+from .base import Attack, Model, check_ball, check_count
 from .gradient import forward_and_back
 from .margins import margin
 from .worst import worst
@@ -39,6 +39,7 @@ class GreyLevels(Attack):
     steps: int = 20
 
     def __post_init__(self) -> None:
+        check_ball(self.ball)
         check_count("steps", self.steps, 0)
 
     def describe(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..threat import Ball
-from .base import Attack, Model, check_count
+from .base import Attack, Model, check_ball, check_count
 from .margins import margin
 from .worst import damage, worst
 
@@ -27,6 +27,7 @@ class Noise(Attack):
     draws: int = 100
 
     def __post_init__(self) -> None:
+        check_ball(self.ball)
         check_count("draws", self.draws, 1)
 
     def describe(self) -> dict[str, Any]:

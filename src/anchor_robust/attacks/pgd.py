@@ -12,7 +12,7 @@ from ..draws import drawn
 from ..errors import Refusal
 from ..losses import kl_divergence
 from ..threat import Ball
-from .base import Attack, Model, check_count
+from .base import Attack, Model, check_ball, check_count
 from .gradient import forward_and_back
 from .margins import cross_entropy, margin, ranked_target, targeted_margin
 from .worst import damage, worst
@@ -61,6 +61,7 @@ class PGD(Attack):
     target: int | None = None
 
     def __post_init__(self) -> None:
+        check_ball(self.ball)
         check_count("steps", self.steps, 0)
         if not isinstance(self.step_size, int | float) or not 0 < self.step_size < math.inf:
             raise Refusal(f"step_size {self.step_size!r} given; allowed: above 0, such as 2/255")
@@ -123,4 +124,5 @@ class PGD(Attack):
 
 def fgsm(ball: Ball) -> PGD:
     """The fast gradient sign method: one step of the ball's whole radius, from the image itself."""
+    check_ball(ball)
     return PGD(ball, steps=1, step_size=ball.eps, start="none")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import Refusal
 from ..threat import Ball
-from .base import Attack, Model, check_count, local_of
+from .base import Attack, Model, check_ball, check_count, local_of
 from .margins import fooled, margin
 from .squares import Signs, Window, bumps, moved_bump, pasted, recoloured, square_of, stripes
 from .standing import Standing, packed
@@ -55,6 +55,7 @@ class Square(Attack):
     rescale_schedule: bool = False
 
     def __post_init__(self) -> None:
+        check_ball(self.ball)
         check_count("queries", self.queries, 1)
         if not isinstance(self.p_init, int | float) or not 0 < self.p_init <= 1:
             raise Refusal(f"p_init {self.p_init!r} given; allowed: above 0, at most 1, a share of the pixels")

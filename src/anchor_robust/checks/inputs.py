@@ -33,8 +33,8 @@ def normalised_once(model: Model, x: Tensor, y: Tensor, right: Tensor, batch_siz
         clearer = (won - lost) / len(x) >= GAIN and beyond(won, won + lost, 0.5)
         if clearer or (misfit > MISFIT and other_misfit < misfit / BETTER):
             seen = (
-                f"with the images {change} first, accuracy goes from {accuracy:.1%} to {now.double().mean():.1%}, "
-                f"and the misfit to the first BatchNorm's statistics from {misfit:.2g} to {other_misfit:.2g}"
+                f"with the images {change} first, accuracy goes from {accuracy:.1%} to {now.double().mean():.1%}"
+                + fits(misfit, other_misfit)
             )
             advice = (
                 "the model does not get the pixels of its training, and eps is not what it seems; normalise once, "
@@ -43,6 +43,13 @@ def normalised_once(model: Model, x: Tensor, y: Tensor, right: Tensor, batch_siz
             return finding(NORMALISED, True, seen, advice)
     compared = "accuracy" if math.isnan(misfit) else f"accuracy and misfit to the first BatchNorm ({misfit:.2g})"
     return finding(NORMALISED, False, f"no other scale suits the model better by {compared}", "")
+
+
+def fits(before: float, after: float) -> str:
+    """How the misfit changes, as the rest of a sentence; nothing where there is no BatchNorm to misfit."""
+    if math.isnan(before) or math.isnan(after):
+        return ""
+    return f", and the misfit to the first BatchNorm's statistics from {before:.2g} to {after:.2g}"
 
 
 def scales(x: Tensor) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from .. import environment
 from ..attacks import Attack
-from ..attacks.base import Model
+from ..attacks.base import Model, check_ball, check_count, check_tensor
 from ..checks import IMAGES, Finding, drawn, examine
 from ..checks.finding import beyond, finding
 from ..data import Given, Labelled, check_pixels
@@ -53,9 +54,11 @@ def evaluate(
     names, L-inf 0.031 if not given. All is computed in float32; an image counts as held under an attack only if it is
     classified rightly both clean and attacked, so images that are wrong already are not attacked. Returns a record
     like evaluation.json, unless `checks` is off with what speaks for and against its numbers (`anchor_robust.checks`).
-    Raises Refusal for unknown attacks, pixels outside [0, 1], or labels without a logit.
+    Raises Refusal for unknown attacks, pixels outside [0, 1], labels without a logit, an eps of 0, or settings that
+    are no whole numbers in their range.
     """
     check_tensors(x, y)
+    check_settings(ball, batch_size, seed)
     return measure(model, Given(x, y), attacks, ball=ball, batch_size=batch_size, seed=seed, checks=checks).record
 
 
@@ -224,16 +227,26 @@ def check_given(model: object, attacks: object, ball: object, curves: Sequence[s
         raise Refusal(
             f"model {model!r:.60} given; allowed: a module or a function of images; anchor_robust.load opens files"
         )
+    if isinstance(model, type):
+        raise Refusal(f"model {model.__name__} given, a class; allowed: a module; make one: {model.__name__}()")
     if isinstance(attacks, str) or not (attacks or curves):
         raise Refusal(f"attacks {attacks!r} given; allowed: one or more in a tuple, such as ('clean', 'pgd20')")
-    if not isinstance(ball, Ball | None):
-        raise Refusal(f"ball {ball!r} given; allowed: a Ball, such as Ball('linf', 8 / 255)")
+    if ball is not None:
+        check_ball(ball)
+
+
+def check_settings(ball: Ball | None, batch_size: Any, seed: Any) -> None:
+    """Refuse what the command line would not take either."""
+    check_count("batch_size", batch_size, 1)
+    if not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32:
+        raise Refusal(f"seed {seed!r} given; allowed: a whole number, 0 to {2**32 - 1}")
+    if isinstance(ball, Ball) and ball.eps == 0:
+        raise Refusal(f"ball {ball} given; allowed: eps above 0; at 0 nothing is attacked")
 
 
 def check_tensors(x: Tensor, y: Tensor) -> None:
-    for what, values in (("images", x), ("labels", y)):
-        if not isinstance(values, Tensor):
-            raise Refusal(f"{what} given as {type(values).__name__}; allowed: a tensor; torch.as_tensor makes one")
+    check_tensor("images", x)
+    check_tensor("labels", y)
     check_pixels(x)
     if y.shape != x.shape[:1] or y.is_floating_point() or y.dtype == torch.bool:
         raise Refusal(f"labels {list(y.shape)} {y.dtype} given for {len(x)} images; allowed: one integer for each")

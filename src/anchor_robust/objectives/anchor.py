@@ -11,6 +11,7 @@ acts on MART in place of PGD-AT, which is what is left at contrast 0 with no vie
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import ClassVar
 
 import torch
@@ -26,6 +27,7 @@ from ..losses import doubted_divergence, hard_supcon, margin_penalty
 from .base import Learner, Objective, Step
 
 VIEWS = ("clean", "augmented", "adversarial")
+FROM_ZERO = ("contrast", "clean", "augmented", "margin", "consistency", "hardness", "attack_contrast")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,10 @@ class Anchor(Objective):
     def __post_init__(self) -> None:
         if "adversarial" not in self.views or len(set(self.views)) < len(self.views) or set(self.views) - set(VIEWS):
             raise Refusal(f"views {self.views} given; allowed: adversarial and any of clean, augmented, each once")
-        for setting in ("contrast", "clean", "augmented", "margin", "consistency", "hardness", "attack_contrast"):
+        for setting in (*FROM_ZERO, "temperature", "hard_fraction", "hardness_ramp", "projection_width"):
+            if not isinstance(getattr(self, setting), Real):
+                raise Refusal(f"{setting} {getattr(self, setting)!r} given; allowed: a number")
+        for setting in FROM_ZERO:
             if not 0 <= getattr(self, setting) < float("inf"):
                 raise Refusal(f"{setting} {getattr(self, setting)} given; allowed: 0 or more")
         if not 0 < self.temperature < float("inf"):

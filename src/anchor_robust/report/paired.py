@@ -4,13 +4,19 @@ from collections.abc import Sequence
 from math import sqrt
 from statistics import mean, stdev
 
+from ..errors import Refusal
+
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """McNemar's exact test, two-sided: how probable a split at least as uneven is if neither model is the better.
 
     `only_first` and `only_second` count the images that just the one model holds; of the n that either holds alone,
     each falls to either side with probability 1/2: p = min(1, 2 sum_{i <= min} C(n, i) / 2^n).
+    Raises Refusal for a count below 0.
     """
+    if min(only_first, only_second) < 0:
+        raise Refusal(f"counts {only_first} and {only_second} given; allowed: 0 or more images of each")
+
     from scipy.special import bdtr  # slow to import, and only a comparison needs it
 
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))

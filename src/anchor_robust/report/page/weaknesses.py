@@ -106,10 +106,15 @@ def per_class(entry: Entry) -> Chart:
         )
         for place, result in enumerate(results)
     ]
-    least = min(weakest[0], key=lambda each: each["accuracy"])
+    least, firmest = (min(row, key=lambda each: each["accuracy"]) for row in (weakest[0], weakest[-1]))
     label = results[weakest[0].index(least)]["label"]
-    says = f"Weakest: {least['class']}, {points(least['accuracy'])} of {least['images']:,} images under {label}."
-    says += f" Drawn are the weakest {MOST_CLASSES} of {len(rows)}." if len(drawn) < len(rows) else ""
+    alike = least["accuracy"] == firmest["accuracy"]
+    says = (
+        f"No class is weaker than another: of each, {points(least['accuracy'])} of the images at the least."
+        if alike
+        else f"Weakest: {least['class']}, {points(least['accuracy'])} of {least['images']:,} images under {label}."
+    )
+    says += f" Drawn are the {'first' if alike else 'weakest'} {len(drawn)} of {len(rows)}." * (len(drawn) < len(rows))
     numbers = replace(measured.classes(results), title="")
     return Chart("Accuracy of each class", says, bars([row[0]["class"] for row in drawn], groups), numbers)
 
