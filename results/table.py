@@ -46,6 +46,8 @@ VARIANTS = {  # with settings that no search chose
     "anchor-hardest-quarter": "ANCHOR on the hardest quarter of the positives (collapsed)",
     "mart-beta5": "MART, beta 5",
     "pgd-at-more-decay": "PGD-AT, weight decay 0.0005",
+    "anchor-ramp": "ANCHOR, ramp of eps",
+    "mart-ramp": "MART, ramp of eps",
 }
 ALL = METHODS | VARIANTS
 AUTOATTACK = "autoattack.json"  # beside evaluation.json, on fewer images
