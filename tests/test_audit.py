@@ -166,6 +166,29 @@ def test_a_function_whose_weights_nobody_sees_starts_anew_and_says_so(
     assert not list(tmp_path.glob("*.partial-*"))
 
 
+def test_a_second_model_whose_weights_nobody_sees_starts_anew_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under = audit.under_test
+
+    def unseen(named: Named, device: torch.device) -> Any:
+        found = under(named, device)
+        if named.source == SIBLING:
+            del found.about["sha256"]
+        return found
+
+    def interrupted(self: PGD, *given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(audit, "under_test", unseen)
+    monkeypatch.setattr(PGD, "search", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=f"begins anew, as nobody can see whether the weights of {SIBLING}"):
+        audit.audit(
+            Named(DIGITS), ["pgd20"], transfer_from=SIBLING, out=tmp_path / "r.json", limit=9, display=Display()
+        )
+    assert not list(tmp_path.glob("*.partial-*"))
+
+
 @pytest.mark.parametrize("taken", ("data", "card", "outcomes of the run"))
 def test_nothing_but_an_evaluation_is_written_over(taken: str, tmp_path: Path) -> None:
     run = Path(shutil.copytree(DIGITS, tmp_path / "run"))

@@ -80,9 +80,9 @@ def audit(
         weights=subject.about.get("sha256", ""),
     )
     target = destination(subject.run, out, asked, (named.source, named.data), display.line)
-    seen = "sha256" in subject.about
+    unseen = [each.about["source"] for each in (subject, sibling) if each and "sha256" not in each.about]
     if target is None:
-        more = ", and a stopped evaluation goes on from there" if seen else ""
+        more = ", and a stopped evaluation goes on from there" if not unseen else ""
         display.warning(f"nothing is kept; --out FILE.json keeps the record{more}")
     on_device = images.to(device)
     around = environment.describe(device)
@@ -90,7 +90,7 @@ def audit(
     others = {"sibling": identity(sibling)} if sibling else {}
     settled = {"model": identity(subject), **others, "environment": determining}
     # What was finished under weights that nobody sees is nothing to go on from.
-    ledger = Ledger(target if seen else None, settled, display.line)
+    ledger = Ledger(None if unseen else target, settled, display.line)
     try:
         measurement = measure(
             subject.model,
@@ -116,7 +116,7 @@ def audit(
                 subject.model, on_device, images.classes, batch_size, seed, display.bar
             )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped; {after_a_stop(ledger, target, subject)}") from None
+        raise KeyboardInterrupt(f"stopped; {after_a_stop(ledger, target, unseen)}") from None
     record = {
         **measurement.record,
         "model": subject.about,
@@ -138,14 +138,14 @@ def audit(
     return record
 
 
-def after_a_stop(ledger: Ledger, target: Path | None, subject: Subject) -> str:
+def after_a_stop(ledger: Ledger, target: Path | None, unseen: Sequence[str]) -> str:
     """What the same command would do now."""
     if ledger.path:
         return f"the same command goes on from {ledger.path}"
-    if "sha256" in subject.about:
-        return "run the same command again" if target else "--out FILE.json would have kept it"
-    source = subject.about["source"]
-    return f"the same command begins anew, as nobody can see whether the weights of {source} are the same then"
+    if unseen:
+        told = f"nobody can see whether the weights of {' and '.join(unseen)} are the same then"
+        return f"the same command begins anew, as {told}"
+    return "run the same command again" if target else "--out FILE.json would have kept it"
 
 
 def identity(subject: Subject) -> dict[str, Any]:
