@@ -386,7 +386,7 @@ def test_a_radius_is_no_ball(attack: Any, more: dict[str, Any]) -> None:
 
 def test_an_attack_of_ones_own_needs_a_ball_as_well(net, x, y) -> None:
     with pytest.raises(Refusal, match=r"^ball 0\.1 given; allowed: a Ball"):
-        Search(0.1)(net, x, y)  # type: ignore[arg-type]
+        Search(0.1)(net, x, y)  # type: ignore[arg-type] # which is what is tried
 
 
 def test_a_ball_that_rounding_leaves_nothing_of_is_refused(net, x, y) -> None:

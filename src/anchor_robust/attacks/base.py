@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Refusal
+from ..losses import check_tensor
 from ..threat import Ball
 
 Model = Callable[[Tensor], Tensor]
@@ -175,12 +176,6 @@ def check_ball(ball: object) -> None:
     """Refuse what is no Ball, such as its radius alone."""
     if not isinstance(ball, Ball):
         raise Refusal(f'ball {ball!r:.60} given; allowed: a Ball, such as Ball("linf", 8/255)')
-
-
-def check_tensor(what: str, value: object) -> None:
-    """Refuse arrays and lists, whatever they hold."""
-    if not isinstance(value, Tensor):
-        raise Refusal(f"{what} given as {type(value).__name__}; allowed: a tensor; torch.as_tensor makes one")
 
 
 def _check_generator(generator: object) -> None:

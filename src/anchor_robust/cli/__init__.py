@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..console import silence
 from ..errors import Refusal, one_line
-from .arguments import parser
+from .arguments import TAKING_SETTINGS, parser
 from .commands import DONE
 
 FAULT, REFUSED, INTERRUPTED = 1, 2, 130
@@ -61,7 +61,7 @@ def settings_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
     The parser knows no settings, and would take the value of one that stands before the recipe for the recipe. Of those
     that stand in no section other commands have one of their own, --seed.
     """
-    top = ("--name", "--seed") if words[:1] in (["train"], ["sweep"]) else ()
+    top = ("--name", "--seed") if words and words[0] in TAKING_SETTINGS else ()
     others: list[str] = []
     settings: list[str] = []
     awaited = False

@@ -10,6 +10,7 @@ from . import commands
 
 Command = Callable[[argparse.Namespace], int | None]
 IMAGES = "cifar10, digits, a FOLDER with test/x.npy and test/y.npy, or a FILE.npz of x and y"
+TAKING_SETTINGS = ("train", "sweep")
 OVER = "a setting and its values: objective.hardness=0,1,2; with --tries also a range: 0.1..1 or log:0.1..1"
 
 
@@ -28,9 +29,9 @@ def parser() -> Parser:
     top.epilog = "--debug behind a command shows where in the code it ended."
     subcommands = top.add_subparsers(title="commands", metavar="COMMAND")
 
-    def add(name: str, command: Command, summary: str, takes_settings: bool = False) -> argparse.ArgumentParser:
+    def add(name: str, command: Command, summary: str) -> argparse.ArgumentParser:
         sub = subcommands.add_parser(name, help=summary, description=summary)
-        sub.set_defaults(command=command, name=name, takes_settings=takes_settings)
+        sub.set_defaults(command=command, name=name, takes_settings=name in TAKING_SETTINGS)
         return sub
 
     sub = add("quickstart", commands.quickstart, "train and attack three small networks on real digits, in minutes")
@@ -43,7 +44,6 @@ def parser() -> Parser:
         "train",
         commands.train,
         "train a recipe; any setting of it can follow as --section.key value",
-        takes_settings=True,
     )
     sub.add_argument("recipe", nargs="?", help="built-in name (anchor recipes lists them) or a YAML file")
     sub.add_argument("--out", type=Path, help="new directory for the run; runs/NAME if not given")
@@ -64,7 +64,6 @@ def parser() -> Parser:
         "sweep",
         commands.sweep,
         "train a recipe over many settings and seeds, ranked on the validation split",
-        takes_settings=True,
     )
     sub.add_argument("recipe", help="built-in name (anchor recipes lists them) or a YAML file")
     sub.add_argument("--over", action="append", default=[], metavar="KEY=VALUES", help=OVER)

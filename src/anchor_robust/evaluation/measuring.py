@@ -11,11 +11,12 @@ from torch import Tensor
 
 from .. import environment
 from ..attacks import Attack
-from ..attacks.base import Model, check_ball, check_count, check_tensor
+from ..attacks.base import Model, check_ball, check_count
 from ..checks import IMAGES, Finding, drawn, examine
 from ..checks.finding import beyond, finding
 from ..data import Given, Labelled, check_pixels
 from ..errors import Refusal
+from ..losses import check_tensor
 from ..threat import Ball
 from .course import Bar, Course, Endured, silent_bar
 from .curves import known_curves, points

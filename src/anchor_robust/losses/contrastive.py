@@ -87,7 +87,7 @@ def selective_supcon(
     agrees at hardness 0.
     """
     _check(embeddings, labels, temperature, 0.0, 1.0)
-    _check_tensor("predictions", predictions)
+    check_tensor("predictions", predictions)
     if predictions.shape != labels.shape:
         raise Refusal(f"predictions {list(predictions.shape)} given for {len(labels)} labels; allowed: one for each")
     if selection not in get_args(Selection):
@@ -112,8 +112,8 @@ def selective_supcon(
 
 
 def _check(embeddings: Tensor, labels: Tensor, temperature: float, hardness: float, hard_fraction: float) -> None:
-    _check_tensor("embeddings", embeddings)
-    _check_tensor("labels", labels)
+    check_tensor("embeddings", embeddings)
+    check_tensor("labels", labels)
     if embeddings.ndim != 2 or not embeddings.is_floating_point():
         raise Refusal(f"embeddings {list(embeddings.shape)} {embeddings.dtype} given; allowed: floating [m d]")
     if labels.shape != embeddings.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
@@ -129,6 +129,7 @@ def _check(embeddings: Tensor, labels: Tensor, temperature: float, hardness: flo
         raise Refusal(f"hard_fraction {hard_fraction} given; allowed: above 0 and at most 1")
 
 
-def _check_tensor(what: str, value: object) -> None:
+def check_tensor(what: str, value: object) -> None:
+    """Refuse arrays and lists, whatever they hold."""
     if not isinstance(value, Tensor):
         raise Refusal(f"{what} given as {type(value).__name__}; allowed: a tensor; torch.as_tensor makes one")

@@ -17,7 +17,7 @@ from .figures import Chart
 from .parts import Section
 from .pictures import Album, Gallery, Map
 from .together import Entry, Together, together
-from .verdict import points, radius, seeds, verdict
+from .verdict import points, radius, some_of, verdict
 
 TEMPLATES = Path(__file__).parent
 PAGE = "page.html"
@@ -124,7 +124,7 @@ def tiles(entry: Entry) -> list[dict[str, Any]]:
             "high": 100 * result["interval"][1],
             "note": f"{interval(result)} of {result['images']:,}"
             + (f", at {radius(result)}" if result.get("eps") is not None else "")
-            + (f", {told}" if " of " in (told := seeds(result)) else ""),
+            + (f", {told}" if (told := some_of(result)) else ""),
         }
         for result in shown.values()
     ]

@@ -68,8 +68,14 @@ def unattacked(record: Facts, result: Facts) -> float | None:
 
 def seeds(result: Facts) -> str:
     """`3 seeds`, or `1 of 3 seeds` where not all were measured in this way; empty where it is of one run."""
+    there = result.get("seeds", 1)
+    return "" if there == 1 else some_of(result) or f"{there} seeds"
+
+
+def some_of(result: Facts) -> str:
+    """`1 of 3 seeds`; empty where all were measured in this way."""
     there, measured = result.get("seeds", 1), len(by_seed(result))
-    return "" if there == 1 else f"{there} seeds" if measured == there else f"{measured} of {there} seeds"
+    return f"{measured} of {there} seeds" if measured < there else ""
 
 
 def clean_only(records: Mapping[str, Facts]) -> str:
